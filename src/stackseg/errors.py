@@ -1,0 +1,56 @@
+"""The errors that a user can mend: each says what was found, expected, where, and what to do."""
+
+from __future__ import annotations
+
+
+class StacksegError(Exception):
+    """An error with a remedy; the command line prints it as one line and exits with 1.
+
+    Parameters
+    ----------
+    found
+        What is there, in plain words ("masks.tif has 96 pages").
+    expected
+        What should be there ("95, as images.tif has").
+    where
+        File, plane, dotted key or address.
+    remedy
+        What to do or type next.
+    """
+
+    def __init__(self, found: str, *, expected: str = "", where: str = "", remedy: str = "") -> None:
+        self.found = found
+        self.expected = expected
+        self.where = where
+        self.remedy = remedy
+        super().__init__(self.sentence())
+
+    def sentence(self) -> str:
+        """Return the whole message on one line."""
+        parts = [f"{self.where}: {self.found}" if self.where else self.found]
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        line = "; ".join(parts)
+        if self.remedy:
+            line = f"{line}. {self.remedy[0].upper()}{self.remedy[1:]}"
+        return " ".join(line.split())
+
+
+class DataError(StacksegError):
+    """Images, masks or their pairing are not usable as they are."""
+
+
+class ParamsError(StacksegError):
+    """params.yaml, or an override of it, asks for what is not possible."""
+
+
+class ModelError(StacksegError):
+    """A bundle, network or its weights cannot be built, read or applied."""
+
+
+class StoreError(StacksegError):
+    """The tracking store, the registry or DVC's cache cannot do what was asked."""
+
+
+class MachineError(StacksegError):
+    """The machine lacks what was asked of it: a device, a precision, memory or disk."""

@@ -1,0 +1,1 @@
+"""Stacks, labels, splits, tiles and scores: numpy and tifffile, no torch."""

@@ -1,0 +1,1 @@
+"""Runs, registry and studies: what knows MLflow and Optuna."""

@@ -1,0 +1,1 @@
+"""The pyfunc face of segment() and what serves it."""
