@@ -1,0 +1,37 @@
+# Two commands: `make run` goes from nothing to a registered model, `make test` runs the quick tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# dvc.yaml's commands are found on the path, and the libraries stay quiet
+export PATH := $(abspath $(BIN)):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: run test test-all lint clean
+
+run: $(BIN)/.installed
+	$(BIN)/stackseg sample
+	$(BIN)/dvc repro
+	$(BIN)/dvc metrics show
+	@echo "next: $(BIN)/mlflow ui   (then open http://127.0.0.1:5000), or: $(BIN)/stackseg add IMAGES MASKS"
+
+test: $(BIN)/.installed
+	$(BIN)/python -m pytest
+
+test-all: $(BIN)/.installed
+	$(BIN)/python -m pytest -m ""
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs checkpoints

@@ -1,0 +1,286 @@
+"""Verbs on data: sample, add, check."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stackseg.cli.console import counting, next_step, print_json, say, swatch, table, warn
+from stackseg.cli.project import DATA, PARAMS_FILE, load_params, run_dvc
+from stackseg.errors import DataError, ParamsError
+
+if TYPE_CHECKING:
+    from stackseg.imaging.adoption import Inspection
+    from stackseg.imaging.catalog import Catalog
+    from stackseg.imaging.labels import LabelTable
+    from stackseg.imaging.specimens import Specimen
+    from stackseg.params import Params
+
+PANEL = "Your data"
+
+
+def attach(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    app.command(rich_help_panel=PANEL)(sample)
+    app.command(rich_help_panel=PANEL)(add)
+    app.command(rich_help_panel=PANEL)(check)
+
+
+def sample(
+    planes: Annotated[int, typer.Option(min=4, help="Planes of the stack.")] = 96,
+    height: Annotated[int, typer.Option(min=16, help="Height in pixels.")] = 128,
+    width: Annotated[int, typer.Option(min=16, help="Width in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Another rock for another seed.")] = 7,
+) -> None:
+    """Write the synthetic sandstone stack into data/.
+
+    Four classes (pore, clay, quartz, heavy mineral) in a 16-bit stack. At its default size it is what data.dvc
+    tracks, so `dvc repro` can follow at once.
+    """
+    from stackseg.imaging.digests import data_digest
+    from stackseg.imaging.synthetic import write_sample
+
+    _refuse_to_overwrite()
+    write_sample(DATA, (planes, height, width), seed=seed)
+    say(f"wrote {DATA}/images.tif and {DATA}/masks.tif: {planes} planes of {height}×{width} pixels, uint16")
+    if data_digest(DATA) != _tracked_digest():
+        run_dvc("add", "--quiet", str(DATA))
+        say("data.dvc now tracks this sample")
+    next_step("dvc repro")
+
+
+def add(
+    images: Annotated[Path, typer.Argument(help="TIFF stack (or PNG), or a folder of single files.")],
+    masks: Annotated[Path, typer.Argument(help="Masks: as many pages, the pages named by --planes, or a folder.")],
+    name: Annotated[str | None, typer.Option(help="Name of the specimen; default: the file's.")] = None,
+    planes: Annotated[
+        str | None, typer.Option(help="Which planes the masks belong to, counted from 0: 0,50,100 or 10-19.")
+    ] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Axes of IMAGES, e.g. ZYX or ZCYX, if its metadata leave them open.")
+    ] = None,
+    mask_axes: Annotated[str | None, typer.Option(help="Axes of MASKS, likewise.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="YAML list of classes (name, raw, display) to use instead of a proposed table.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Start over: put these in the place of all data, its table and its split.")
+    ] = False,
+) -> None:
+    """Adopt your images and masks.
+
+    Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
+    class table into params.yaml if there is none, and runs `dvc add data`. The untouched sample makes way for them.
+    """
+    from stackseg.imaging import adoption
+
+    params = load_params()
+    specimen = adoption.open_pair(images, masks, planes=_plane_numbers(planes), axes=axes, mask_axes=mask_axes)
+    with counting("reading") as progress:
+        inspection = adoption.inspect(specimen, progress)
+    fresh = replace or not DATA.exists() or _holds_sample() or not any(DATA.iterdir())
+    found = _choose_table(inspection, params, classes, fresh=fresh)
+    _show(inspection, found)
+    adoption.check_values(specimen, found)
+    chosen_name = name or specimen.name
+    if not fresh and (DATA / "images.tif").exists():
+        raise DataError(
+            "data/ holds one stack without a folder of its own",
+            where=str(DATA),
+            remedy="move its files into data/<specimen>/ first, or start over with --replace",
+        )
+    if fresh:
+        aside = DATA.with_name(".data.new")
+        shutil.rmtree(aside, ignore_errors=True)
+        _put_in_place(adoption.adopt(specimen, aside, chosen_name).parent)
+    else:
+        adoption.adopt(specimen, DATA, chosen_name)
+    changed = _write_params(specimen, found, fresh=fresh)
+    run_dvc("add", "--quiet", str(DATA))
+    say(f"adopted as {DATA}/{chosen_name}; data.dvc tracks it")
+    for line in changed:
+        say(f"params.yaml: {line}")
+    if any(one.startswith("class_") for one in found.names):
+        say("the classes have no names yet: give them some in params.yaml, data.classes")
+    next_step("stackseg check, then dvc repro (and git add data.dvc params.yaml)")
+
+
+def check(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the catalogue as JSON.")] = False,
+) -> None:
+    """Validate everything in data/ and say what training would use."""
+    from stackseg.imaging.catalog import build_catalog
+
+    params = load_params()
+    with counting("reading") as progress:
+        catalog = build_catalog(DATA, params, progress=progress)
+    if as_json:
+        print_json(catalog.model_dump(mode="json"))
+        return
+    show_catalog(catalog)
+    tracked = _tracked_digest()
+    if tracked is not None and tracked != catalog.data_md5:
+        warn(f"data/ is {catalog.data_md5}, data.dvc tracks {tracked}: run `dvc add data`")
+    next_step("dvc repro")
+
+
+def show_catalog(catalog: Catalog) -> None:
+    """Print what a catalogue says: specimens, split, classes, leakage, warnings."""
+    table(
+        "specimens",
+        ("specimen", "planes", "annotated", "size", "channels", "type", "voxel size z, y, x (µm)"),
+        [
+            (one.name, one.num_planes, len(one.planes), _sizes({plane.shape_yx for plane in one.planes}),
+             one.num_channels, one.dtype, _voxel(one.voxel_size_zyx_um))
+            for one in catalog.specimens
+        ],
+    )  # fmt: skip
+    parts = list(catalog.class_fractions)
+    table(
+        f"split: {catalog.split.method}",
+        ("part", "planes", *(one.name for one in catalog.classes)),
+        [
+            (part, len(catalog.planes(part)), *(f"{share:.2%}" for share in catalog.class_fractions[part]))
+            for part in parts
+        ],
+    )
+    leakage = catalog.leakage
+    if leakage.figure is not None:
+        say(
+            f"leakage {leakage.figure:.2f}: held-out planes resemble their nearest training plane by "
+            f"{leakage.nearest:.2f}, far-apart planes each other by {leakage.far:.2f} (0 is clean, 1 is trained on)"
+        )
+    for line in catalog.warnings:
+        warn(line)
+
+
+def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, fresh: bool) -> LabelTable:
+    from stackseg.imaging.catalog import label_table
+    from stackseg.imaging.labels import propose_table
+    from stackseg.params.data import read_classes
+
+    if file is not None:
+        return label_table(params.model_copy(update={"data": read_classes(file)}))
+    if fresh or not params.data.classes:
+        return propose_table(inspection.raw)
+    present = label_table(params)
+    unknown = [
+        code for code in inspection.raw if code not in {c for raw in present.raw for c in raw} | set(present.ignore)
+    ]
+    if unknown:
+        raise ParamsError(
+            f"the masks hold {', '.join(map(str, unknown[:5]))}, which data.classes does not name",
+            expected=f"the table that is there: {', '.join(present.names)}",
+            where=str(inspection.specimen.mask_file(inspection.specimen.labelled[0]).info.path),
+            remedy="give a table for all specimens by --classes FILE (raw takes a list), or start over with --replace",
+        )
+    return present
+
+
+def _show(inspection: Inspection, found: LabelTable) -> None:
+    specimen = inspection.specimen
+    info = specimen.image_file(specimen.labelled[0]).info
+    low, high = inspection.intensity_range
+    sizes = {specimen.shape_yx(z) for z in specimen.labelled}
+    table(
+        "images",
+        ("planes", "annotated", "size", "channels", "type", "intensity", "voxel size z, y, x (µm)", "axes"),
+        [(len(specimen), len(specimen.labelled), _sizes(sizes), info.num_channels, info.dtype,
+          f"{low:g} to {high:g}", _voxel(specimen.voxel_size_zyx_um()), info.axes)],
+    )  # fmt: skip
+    total = sum(inspection.raw.values())
+    classes = {code: place for place, raw in enumerate(found.raw) for code in raw}
+    table(
+        "masks",
+        ("raw value", "pixels", "fraction", "class", "drawn"),
+        [
+            (str(code), count, f"{count / total:.3%}", *_class_cells(code, classes, found))
+            for code, count in sorted(inspection.raw.items(), key=lambda one: str(one[0]))
+        ],
+    )
+    for note in dict.fromkeys(note for z in specimen.labelled for note in specimen.image_file(z).info.notes):
+        say(f"note: {note}")
+    if inspection.num_constant:
+        warn(f"{inspection.num_constant} constant planes")
+
+
+def _class_cells(code: int | str, classes: dict[int | str, int], found: LabelTable) -> tuple[str, str]:
+    if code in found.ignore:
+        return "ignored", ""
+    place = classes.get(code)
+    return ("unknown", "") if place is None else (f"{place} {found.names[place]}", swatch(found.display[place]))
+
+
+def _write_params(specimen: Specimen, found: LabelTable, *, fresh: bool) -> list[str]:
+    from stackseg.params.adapt import adapt_params
+
+    shapes = {specimen.shape_yx(z) for z in specimen.labelled}
+    return adapt_params(
+        PARAMS_FILE,
+        classes=list(zip(found.names, found.raw, found.display, strict=True)),
+        ignore=found.ignore[0] if found.ignore else None,
+        fresh=fresh,
+        num_labelled=len(specimen.labelled),
+        smallest_side=min(min(shape) for shape in shapes),
+        one_size=len(shapes) == 1,
+    )
+
+
+def _put_in_place(fresh_data: Path) -> None:
+    """Put the new data folder in the place of the old one; what was there is in DVC's cache if it was added."""
+    old = DATA.with_name(".data.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if DATA.exists():
+        DATA.rename(old)
+    fresh_data.rename(DATA)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _holds_sample() -> bool:
+    from stackseg.imaging.synthetic import is_untouched_sample
+
+    return is_untouched_sample(DATA)
+
+
+def _refuse_to_overwrite() -> None:
+    if DATA.exists() and any(DATA.iterdir()) and not _holds_sample():
+        raise DataError(
+            "it holds data that is not the sample",
+            where=str(DATA),
+            remedy="remove it first (DVC's cache keeps what was added), or work in another clone",
+        )
+
+
+def _tracked_digest() -> str | None:
+    from stackseg.params.file import read_tree
+
+    path = Path("data.dvc")
+    if not path.exists():
+        return None
+    outs = read_tree(path).get("outs") or [{}]
+    return str(outs[0].get("md5"))
+
+
+def _plane_numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise ParamsError(f"{part.strip()!r}", expected="plane numbers such as 0,50,100 or 10-19", where="--planes")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def _sizes(shapes: set[tuple[int, int]]) -> str:
+    ordered = sorted(shapes)
+    first = "×".join(map(str, ordered[0]))
+    return first if len(ordered) == 1 else f"{first} to {'×'.join(map(str, ordered[-1]))}"
+
+
+def _voxel(size: tuple[float | None, float | None, float | None] | None) -> str:
+    return "unknown" if size is None else ", ".join("?" if one is None else f"{one:g}" for one in size)

@@ -1,0 +1,84 @@
+"""The command line: verbs grouped by what one wants to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from stackseg import __version__
+from stackseg.cli import data, parameters, registry, stages, upkeep
+from stackseg.cli.console import err
+from stackseg.environment import apply_quiet_environment
+from stackseg.errors import MachineError, StacksegError
+
+app = typer.Typer(
+    name="stackseg",
+    help="From a TIFF stack and its masks to a promoted, served segmentation model.\n\n"
+    "A first round: `stackseg sample`, then `dvc repro`. With your own files: "
+    "`stackseg add IMAGES MASKS`, then `dvc repro`; `mlflow ui` shows every run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data.attach(app)
+stages.attach(app)
+registry.attach(app)
+upkeep.attach(app)
+parameters.attach(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stackseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+def run() -> None:
+    """Run the command line: errors that a user can mend become one line and exit code 1."""
+    apply_quiet_environment()
+    try:
+        app()
+    except StacksegError as error:
+        _fail(error)
+    except OSError as error:
+        known = _machine_error(error)
+        if known is None:
+            raise
+        _fail(known)
+    except KeyboardInterrupt:
+        err().print("interrupted")
+        sys.exit(130)
+
+
+def _fail(error: StacksegError) -> None:
+    if "--debug" in sys.argv:
+        raise error
+    err().print(f"[red]error:[/red] {error.sentence().replace('[', chr(92) + '[')}", soft_wrap=True)
+    sys.exit(1)
+
+
+def _machine_error(error: OSError) -> MachineError | None:
+    where = str(error.filename or "")
+    if error.errno == errno.ENOSPC:
+        return MachineError("the disk is full", where=where, remedy="free some space and run the same command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return MachineError(
+            f"no permission to write ({os.strerror(error.errno)})" if where else os.strerror(error.errno),
+            where=where,
+            remedy="mend the permissions of the folder, or run elsewhere",
+        )
+    return None

@@ -1,0 +1,209 @@
+"""The verbs that dvc.yaml calls: catalog, train, evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stackseg.cli.console import counting, figure, next_step, say, table, training_progress, warn
+from stackseg.cli.data import show_catalog
+from stackseg.cli.project import checkpoints_folder, load_params
+from stackseg.cli.store import ready_store
+
+if TYPE_CHECKING:
+    import torch
+
+    from stackseg.imaging.intervals import Interval
+    from stackseg.learning.evaluation import Evaluation
+    from stackseg.learning.training import EpochReport, TrainingStart
+
+PANEL = "Stages (dvc repro runs them)"
+
+DataFolder = Annotated[Path, typer.Argument(help="Folder of the specimens.")]
+CatalogFile = Annotated[Path, typer.Option("--catalog", help="The catalogue to read.")]
+Outputs = Annotated[Path, typer.Option("--out", help="Folder of the stage's outputs.")]
+Device = Annotated[
+    str, typer.Option(envvar="STACKSEG_DEVICE", help="auto (a GPU if there is one), cpu, cuda or cuda:<n>.")
+]
+
+
+def attach(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    app.command(rich_help_panel=PANEL)(catalog)
+    app.command(rich_help_panel=PANEL)(train)
+    app.command(rich_help_panel=PANEL)(evaluate)
+
+
+def catalog(
+    data: DataFolder = Path("data"),
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("outputs/catalog.json"),
+) -> None:
+    """Describe the data: specimens, split, leakage, intensity statistics."""
+    from stackseg.imaging.catalog import build_catalog, write_catalog
+
+    with counting("cataloguing") as progress:
+        built = build_catalog(data, load_params(), progress=progress)
+    write_catalog(out, built)
+    show_catalog(built)
+    next_step("dvc repro train")
+
+
+def train(
+    data: DataFolder = Path("data"),
+    catalog: CatalogFile = Path("outputs/catalog.json"),
+    out: Outputs = Path("outputs"),
+    device: Device = "auto",
+    processes: Annotated[
+        int, typer.Option(min=1, envvar="STACKSEG_PROCESSES", help="Processes or GPUs that train together.")
+    ] = 1,
+    workers: Annotated[
+        int, typer.Option(min=0, envvar="STACKSEG_WORKERS", help="Loader processes per training process.")
+    ] = 0,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Train this many folds and pool their validation scores instead.")
+    ] = None,
+) -> None:
+    """Train on the training part and keep the best epoch, logged to MLflow.
+
+    An interrupted training goes on at its last epoch when the same command runs again.
+    """
+    from stackseg.imaging.catalog import read_catalog
+    from stackseg.learning.training import Machine
+    from stackseg.lifecycle.training_runs import train_and_log
+
+    machine = Machine(device=device, num_processes=processes, num_workers=workers)
+    params = load_params()
+    if folds is not None:
+        from stackseg.cli.folds import train_folds
+
+        train_folds(params, data, out, folds, machine)
+        return
+    root, experiment_id = ready_store(params)
+    with ShownTraining() as shown:
+        result = train_and_log(
+            params,
+            read_catalog(catalog),
+            data=data,
+            out=out,
+            checkpoints=checkpoints_folder(root),
+            experiment_id=experiment_id,
+            machine=machine,
+            callbacks=[shown],
+        )
+    if result is None:
+        return
+    spec = result.spec
+    say(
+        f"best epoch {spec.validation.epoch + 1}: validation mean IoU {figure(spec.validation.mean_iou)}; "
+        f"{out / 'model'} is bundle {spec.digest[:12]}"
+    )
+    next_step("dvc repro evaluate")
+
+
+def evaluate(
+    data: DataFolder = Path("data"),
+    catalog: CatalogFile = Path("outputs/catalog.json"),
+    model: Annotated[Path, typer.Option(help="The bundle to score.")] = Path("outputs/model"),
+    out: Outputs = Path("outputs"),
+    device: Device = "auto",
+) -> None:
+    """Score the model on the test part, draw its worst planes, and register the version."""
+    from stackseg.cli.registry import register_outputs
+    from stackseg.imaging.catalog import read_catalog
+    from stackseg.learning.bundle import load_bundle
+    from stackseg.learning.devices import pick_device
+    from stackseg.learning.evaluation import evaluate as score
+    from stackseg.learning.reports import write_reports
+
+    params = load_params()
+    described = read_catalog(catalog)
+    bundle = load_bundle(model, pick_device(device))
+    with counting("evaluating") as progress:
+        evaluation = score(bundle, described, data, params.evaluate, progress=progress)
+    write_reports(evaluation, bundle, described, data, out, num_overlays=params.evaluate.overlays)
+    show_scores(evaluation)
+    register_outputs(params, data=data, out=out)
+
+
+def show_scores(evaluation: Evaluation) -> None:
+    """Print the score table."""
+    scores = evaluation.scores
+    table(
+        f"{evaluation.part} part, {scores.num_planes} planes",
+        ("class", "IoU", "Dice", "precision", "recall", "boundary F1", "boundary IoU"),
+        [
+            (one.name, one.iou, one.dice, one.precision, one.recall, one.boundary_f1, one.boundary_iou)
+            for one in scores.classes
+        ],
+    )
+    say(
+        f"mean IoU {figure(scores.mean_iou)}, mean Dice {figure(scores.mean_dice)}, "
+        f"pixel accuracy {figure(scores.pixel_accuracy)}, "
+        f"frequency-weighted IoU {figure(scores.frequency_weighted_iou)}"
+    )
+    say(f"mean IoU interval: {_interval(evaluation.mean_iou_interval)}")
+    say(f"within planes only: {_interval(evaluation.mean_iou_interval_within_planes)}")
+    if evaluation.neurons is not None:
+        say(f"V_rand {figure(evaluation.neurons.v_rand)}, V_info {figure(evaluation.neurons.v_info)} after thinning")
+    for line in evaluation.warnings:
+        warn(line)
+
+
+def _interval(interval: Interval) -> str:
+    if interval.low is None:
+        return f"null ({interval.reason})"
+    return (
+        f"{figure(interval.low)} to {figure(interval.high)} at {interval.confidence:.0%}, "
+        f"{interval.num_units} units: {interval.unit}"
+    )
+
+
+class ShownTraining:
+    """Callback that draws the progress bar: loss, validation IoU, time left."""
+
+    def __enter__(self) -> ShownTraining:
+        self._progress = training_progress()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def on_start(self, start: TrainingStart) -> None:
+        """Open the bar."""
+        if start.first_epoch:
+            say(f"going on at epoch {start.first_epoch + 1} of an interrupted training")
+        say(
+            f"training {start.num_parameters / 1e6:.1f} M parameters on {start.device} in {start.precision}, "
+            f"{start.num_epochs} epochs of {start.steps_per_epoch} steps"
+        )
+        self._start = start
+        self._task = self._progress.add_task(
+            "training",
+            total=start.num_epochs * start.steps_per_epoch,
+            completed=start.first_epoch * start.steps_per_epoch,
+            epoch=f"{start.first_epoch}/{start.num_epochs}",
+            loss="-",
+            iou="-",
+        )
+        if self._progress.console.is_terminal:
+            self._progress.start()
+
+    def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
+        """Move the bar."""
+        self._progress.advance(self._task)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Show loss and validation IoU; without a terminal, a line per validation."""
+        epoch = f"{report.epoch + 1}/{self._start.num_epochs}"
+        self._progress.update(self._task, epoch=epoch, loss=f"{report.loss:.3f}")
+        if report.validation_mean_iou is None:
+            return
+        score = f"{report.validation_mean_iou:.4f}{' (best)' if report.best else ''}"
+        self._progress.update(self._task, iou=score)
+        if not self._progress.console.is_terminal:
+            say(
+                f"epoch {epoch}: loss {report.loss:.3f}, validation mean IoU {score}, "
+                f"{report.patches_per_second:.0f} patches/s"
+            )

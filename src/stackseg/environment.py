@@ -1,0 +1,27 @@
+"""The variables that keep the libraries beneath from calling home."""
+
+from __future__ import annotations
+
+import os
+
+
+def quiet_environment() -> dict[str, str]:
+    """Return the variables that switch off telemetry and update checks of the libraries in use.
+
+    They are read when MLflow, DVC and albumentations are imported, so they have to be set before that.
+    """
+    return {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DVC_NO_ANALYTICS": "1",
+        # DVC knows no variable that switches its update check off; without an address its request cannot leave.
+        # (DVC_DAEMON and DVC_TEST would do it too, but the one stops `dvc queue start`, the other changes output.)
+        "DVC_UPDATER_ENDPOINT": "off",
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
+def apply_quiet_environment() -> None:
+    """Set these variables for this process and its children, where the user has not set them."""
+    for name, value in quiet_environment().items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,153 @@
+"""What speaks against a TIFF file before its pages are decoded: cut off, corrupt, absurd, or not for segmentation.
+
+tifffile is lenient: it takes what pages it finds, and logs what it misses. Each of these functions raises DataError.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from stackseg.errors import DataError
+
+Page = tifffile.TiffPage | tifffile.TiffFrame
+
+COPY_AGAIN = "copy or export the file again"
+MAX_PAGE_SAMPLES = 2**31
+
+# decoded bytes per stored byte that a codec can reach: none, LZW, deflate (two codes), PackBits; others know no bound
+_MAX_RATIO = {1: 1, 5: 1400, 8: 1100, 32946: 1100, 32773: 64}
+# tags without which pixels are misread: sizes and types, description, resolution, offsets and byte counts, SubIFDs
+_ESSENTIAL_TAGS = (256, 257, 258, 270, 273, 277, 279, 282, 283, 320, 324, 325, 330, 339, 347)
+_TYPE_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], np.float64)
+
+
+def check_chain(tiff: tifffile.TiffFile, where: str) -> None:
+    """Walk the chain of page headers; their links and essential tags must lie within the file."""
+    layout, file = tiff.tiff, tiff.filehandle
+    if layout.is_ndpi:
+        return  # its headers are laid out otherwise
+    position, seen = (8 if layout.is_bigtiff else 4), set[int]()
+    while True:
+        file.seek(position)
+        link = file.read(layout.offsetsize)
+        offset = struct.unpack(layout.offsetformat, link)[0] if len(link) == layout.offsetsize else -1
+        if offset == 0 and seen:
+            return
+        if not 0 < offset <= file.size - layout.tagnosize or offset in seen:
+            found = f"the link to page {len(seen)} is broken in a file of {file.size} bytes: truncated or corrupt"
+            raise DataError(found, where=where, remedy=COPY_AGAIN)
+        file.seek(offset)
+        num_tags = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))[0]
+        position = offset + layout.tagnosize + num_tags * layout.tagsize
+        if position > file.size or _farthest_tag(file.read(num_tags * layout.tagsize), layout) > file.size:
+            found = f"the header of page {len(seen)} reaches beyond the end of the file ({file.size} bytes)"
+            raise DataError(f"truncated or corrupt: {found}", where=where, remedy=COPY_AGAIN)
+        seen.add(offset)
+
+
+def _farthest_tag(header: bytes, layout: tifffile.TiffFormat) -> float:
+    """Return where the last essential tag value of a page header ends."""
+    integer = f"{layout.byteorder}u{layout.offsetsize}"
+    order = layout.byteorder
+    fields = [("code", f"{order}u2"), ("type", f"{order}u2"), ("count", integer), ("value", integer)]
+    tags = np.frombuffer(header, np.dtype(fields))
+    tags = tags[np.isin(tags["code"], _ESSENTIAL_TAGS) & (tags["type"] < len(_TYPE_BYTES))]
+    num_bytes = tags["count"] * _TYPE_BYTES[tags["type"]]
+    ends = np.where(num_bytes > layout.offsetsize, tags["value"] + num_bytes, 0)
+    return float(ends.max(initial=0))
+
+
+def check_header(first: tifffile.TiffPage, where: str) -> None:
+    """Check pixel type and size of the pages."""
+    if first.dtype is None or first.dtype.kind not in "buif":
+        kind = first.dtype or f"sample format {first.sampleformat} with {first.bitspersample} bits"
+        raise DataError(
+            f"pixels of type {kind}",
+            expected="integers, real numbers or 1-bit",
+            where=where,
+            remedy="convert it, such as complex numbers to their magnitude",
+        )
+    samples = max(math.prod(first.shaped), first.tilewidth * first.tilelength * first.tiledepth)
+    if not 0 < samples <= MAX_PAGE_SAMPLES:
+        raise DataError(
+            f"the header promises {' × '.join(map(str, first.shape))} pixels a page",
+            expected=f"1 to {MAX_PAGE_SAMPLES} values",
+            where=where,
+            remedy="the file is corrupt, or too large to be read plane by plane; cut it into parts",
+        )
+
+
+def check_metadata(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, where: str) -> None:
+    """Refuse files whose ImageJ, OME or tifffile header tifffile gave up on, which leaves bare pages."""
+    first = tiff.pages.first
+    described = [name for name in ("ImageJ", "OME", "shaped") if getattr(tiff, f"is_{name.lower()}")]
+    if not described or series.kind not in ("generic", "uniform"):
+        return
+    if first.is_final:
+        promised = _promised_pages(tiff.imagej_metadata or {})
+        check_extent(first.dataoffsets[0], first.nbytes, promised, tiff.filehandle.size, where)
+    if len(tiff.pages) > 1:
+        raise DataError(
+            f"its {described[0]} metadata do not fit its {len(tiff.pages)} pages",
+            where=where,
+            remedy="say what the pages are with `--axes ZYX`, or save it again",
+        )
+
+
+def _promised_pages(imagej: Mapping[str, Any]) -> int:
+    """Return how many pages an ImageJ header speaks of; its `images` alone is not reliable."""
+    counts = [imagej.get(key, 1) for key in ("frames", "slices", "channels")]
+    images = imagej.get("images", 1)
+    return max(math.prod(counts), images) if all(type(one) is int for one in (*counts, images)) else 1
+
+
+def check_extent(offset: int, page_bytes: int, num_pages: int, file_bytes: int, where: str) -> None:
+    """Check that uncompressed pages one after the other lie within the file."""
+    present = max(file_bytes - offset, 0) // page_bytes
+    if present < num_pages:
+        raise _cut_off(present, num_pages, file_bytes, where)
+
+
+def check_pages(
+    pages: Sequence[tuple[Page | None, tifffile.TiffPage]], num_pages: int, file_bytes: int, where: str
+) -> int:
+    """Check that what pages point to lies within the file and can hold them; return the number of empty chunks.
+
+    Each page comes with its keyframe, which has the properties that it shares with others.
+    """
+    num_empty = 0
+    for number in range(num_pages):
+        page, keyframe = pages[number] if number < len(pages) else (None, pages[0][1])
+        if page is None:
+            found = f"page {number} of {num_pages} is missing, though the metadata name it"
+            raise DataError(found, where=where, remedy=COPY_AGAIN)
+        num_chunks = math.prod(keyframe.chunked)
+        chunks = list(zip(page.dataoffsets, page.databytecounts, strict=False))[:num_chunks]
+        stored = [(start, length) for start, length in chunks if start or length]
+        if len(chunks) < num_chunks or any(start + length > file_bytes or not start for start, length in stored):
+            raise _cut_off(number, num_pages, file_bytes, where)
+        num_empty += num_chunks - len(stored)
+        num_stored = sum(length for _, length in stored)
+        bits = keyframe.bitspersample
+        num_decoded = math.prod(keyframe.shaped) * (bits if isinstance(bits, int) else 0) / 8
+        ratio = _MAX_RATIO.get(keyframe.compression, math.inf)
+        if num_decoded * len(stored) / num_chunks > ratio * max(num_stored, 1):
+            size = " × ".join(map(str, keyframe.shape))
+            found = f"page {number} promises {size} pixels and holds {num_stored} bytes: its header is corrupt"
+            raise DataError(found, where=where, remedy=COPY_AGAIN)
+    return num_empty
+
+
+def _cut_off(number: int, num_pages: int, file_bytes: int, where: str) -> DataError:
+    return DataError(
+        f"truncated or corrupt: the data of page {number} of {num_pages} reach beyond the end of the file "
+        f"({file_bytes} bytes)",
+        where=where,
+        remedy=COPY_AGAIN,
+    )

@@ -1,0 +1,229 @@
+"""A trained model as a folder that explains itself: model.safetensors and bundle.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from stackseg.errors import ModelError
+from stackseg.imaging.catalog import ClassRecord
+from stackseg.imaging.intensity import IntensityPolicy
+from stackseg.imaging.tiling import Tiling
+from stackseg.learning.network import NetworkSpec, build_network
+
+FORMAT = 1
+WEIGHTS_FILE = "model.safetensors"
+SPEC_FILE = "bundle.json"
+
+
+class Record(BaseModel):
+    """Frozen part of bundle.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InferenceSpec(Record):
+    """All that inference reads; with the weights it makes the digest."""
+
+    network: NetworkSpec
+    classes: tuple[ClassRecord, ...]
+    intensity: IntensityPolicy
+    num_channels: int
+    context_slices: int
+    tile: int
+    overlap: int
+    precision: Literal["auto", "fp32", "bf16"]
+    voxel_size_zyx_um: tuple[float | None, float | None, float | None] | None
+
+    @property
+    def tiling(self) -> Tiling:
+        """The geometry of its windows."""
+        return Tiling(self.tile, self.overlap)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the class index."""
+        return tuple(one.name for one in self.classes)
+
+
+class Lineage(Record):
+    """Where the model comes from."""
+
+    stackseg_version: str
+    code_digest: str
+    git_commit: str | None
+    git_dirty: bool | None
+    data_md5: str
+    catalog_digest: str
+    params: dict[str, Any]
+    versions: dict[str, str]
+
+
+class SeenPlanes(Record):
+    """SHA-256 of the decoded pixels of the planes that shaped the model, and of those beside them."""
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    gap: tuple[str, ...]
+
+
+class ValidationScore(Record):
+    """Score by which the epoch was chosen, on the validation part."""
+
+    epoch: int
+    mean_iou: float | None
+    iou: dict[str, float | None]
+    pixel_accuracy: float | None
+    precision: str
+    device: str
+
+
+class BundleSpec(Record):
+    """bundle.json."""
+
+    format: int = FORMAT
+    digest: str
+    weights_sha256: str
+    inference: InferenceSpec
+    validation: ValidationScore
+    seen: SeenPlanes
+    lineage: Lineage
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network with all that is needed to use it; the network is in evaluation mode."""
+
+    inference: InferenceSpec
+    network: torch.nn.Module
+    spec: BundleSpec | None = None
+
+    @property
+    def digest(self) -> str:
+        """Digest of a bundle that was saved or loaded."""
+        if self.spec is None:
+            raise ModelError("the bundle is still in training and has no digest yet")
+        return self.spec.digest
+
+
+def save_bundle(
+    folder: Path,
+    inference: InferenceSpec,
+    weights: dict[str, torch.Tensor],
+    *,
+    validation: ValidationScore,
+    seen: SeenPlanes,
+    lineage: Lineage,
+) -> BundleSpec:
+    """Write a bundle aside and put it in the place of `folder`.
+
+    Parameters
+    ----------
+    weights
+        State of the network; written as contiguous CPU tensors.
+    """
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
+    weights_sha256 = weights_digest(tensors)
+    spec = BundleSpec(
+        digest=bundle_digest(inference, weights_sha256),
+        weights_sha256=weights_sha256,
+        inference=inference,
+        validation=validation,
+        seen=seen,
+        lineage=lineage,
+    )
+    aside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(tensors, aside / WEIGHTS_FILE)
+    text = json.dumps(spec.model_dump(mode="json"), indent=2) + "\n"
+    (aside / SPEC_FILE).write_text(text, encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(aside, folder)
+    return spec
+
+
+def read_spec(folder: Path) -> BundleSpec:
+    """Read bundle.json.
+
+    Raises
+    ------
+    ModelError
+        The folder is no bundle, or of a newer format.
+    """
+    path = folder / SPEC_FILE
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if tree.get("format", 0) > FORMAT:
+            raise ModelError(
+                f"format {tree['format']}", expected=f"{FORMAT}", where=str(path), remedy="update stackseg"
+            )
+        return BundleSpec.model_validate(tree)
+    except FileNotFoundError:
+        raise ModelError(
+            "no bundle.json", where=str(folder), remedy="`dvc repro train` or `dvc pull` puts a model there"
+        ) from None
+    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+        short = " ".join(str(error).split())[:160]
+        raise ModelError(f"not a bundle ({short})", where=str(path), remedy="train or pull it again") from None
+
+
+def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
+    """Load a bundle and verify its digest.
+
+    Raises
+    ------
+    ModelError
+        Files are missing or damaged, or weights and bundle.json do not belong together.
+    """
+    spec = read_spec(folder)
+    path = folder / WEIGHTS_FILE
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise ModelError("no weights", where=str(path), remedy="train or pull the model again") from None
+    except SafetensorError as error:
+        raise ModelError(f"damaged weights ({error})", where=str(path), remedy="train or pull it again") from None
+    found = bundle_digest(spec.inference, weights_digest(tensors))
+    if found != spec.digest:
+        raise ModelError(
+            f"digest {found[:12]}",
+            expected=spec.digest[:12],
+            where=str(folder),
+            remedy="weights or bundle.json were changed since training: train or pull them again",
+        )
+    network = build_network(spec.inference.network, encoder_weights=None)
+    network.load_state_dict(tensors)
+    return Bundle(spec.inference, prepare_network(network, device or torch.device("cpu")), spec)
+
+
+def prepare_network(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Return the network in evaluation mode, in the layout and on the device that inference uses."""
+    return network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def weights_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and values of the weights."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def bundle_digest(inference: InferenceSpec, weights_sha256: str) -> str:
+    """Return the digest over the weights and the fields that inference reads."""
+    text = json.dumps(inference.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{weights_sha256} {text}".encode()).hexdigest()

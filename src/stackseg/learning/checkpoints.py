@@ -1,0 +1,64 @@
+"""Checkpoints from which only an equal training goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stackseg.errors import ModelError
+
+LAST_FILE = "last.pt"
+BEST_FILE = "best.pt"
+
+
+def checkpoint_key(*parts: Any) -> str:
+    """Return the name of the folder that an equal training, and no other, finds again."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Checkpoints:
+    """Last and best state of one training, in a folder of its own.
+
+    Tensors and plain values only: files are read with ``weights_only``, so nothing in them is executed.
+    """
+
+    def __init__(self, root: Path, key: str) -> None:
+        self.folder = root / key
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Write a state aside, then put it in place."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.folder / f".{name}.new"
+        torch.save(state, aside)
+        os.replace(aside, self.folder / name)
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """Return a state, or None where there is none.
+
+        Raises
+        ------
+        ModelError
+            The file is damaged.
+        """
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
+            raise ModelError(
+                f"damaged checkpoint ({' '.join(str(error).split())[:100]})",
+                where=str(path),
+                remedy=f"remove {self.folder} to train from the start",
+            ) from None
+        return state
+
+    def remove(self) -> None:
+        """Remove the folder; a finished training has its bundle."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,54 @@
+"""Devices and precisions: what the machine has, and what was asked of it."""
+
+from __future__ import annotations
+
+import torch
+
+from stackseg.errors import MachineError
+
+
+def pick_device(asked: str) -> torch.device:
+    """Return the device asked for: "auto", "cpu", "cuda" or "cuda:<n>".
+
+    Raises
+    ------
+    MachineError
+        The device is not there; another one is never taken instead.
+    """
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise MachineError(f"device {asked!r}", expected="auto, cpu, cuda or cuda:<n>", where="--device") from None
+    num_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise MachineError(
+            f"{num_gpus} CUDA devices", expected=f"{asked}", where="--device", remedy="choose --device cpu or auto"
+        )
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch has no public question for this; both names are there from 2.11 to 2.15
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve_precision(asked: str, device: torch.device) -> str:
+    """Return "fp32", "bf16" or "fp16" for what was asked, "auto" being bf16 where the hardware has it.
+
+    Raises
+    ------
+    MachineError
+        fp16 on a CPU.
+    """
+    if asked == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if asked == "fp16" and device.type == "cpu":
+        raise MachineError(
+            "fp16 on a CPU", where="train.precision", remedy="set train.precision to auto, or train on a GPU"
+        )
+    return asked

@@ -1,0 +1,101 @@
+"""What goes wrong in a tracking store, as errors with a remedy, and the lock that keeps processes apart in it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from stackseg.errors import StacksegError, StoreError
+
+LOCK_TIMEOUT_S = 120.0
+_MESSAGE_LENGTH = 300
+_REMEDIES = (
+    (
+        "out-of-date database schema",
+        "back the database up and type `mlflow db upgrade {where}`; if that cannot locate the revision, "
+        "a newer MLflow wrote it: `pip install -U mlflow`",
+    ),
+    ("is full", "free some disk space and type the command again"),
+    ("no space left", "free some disk space and type the command again"),
+    ("disk i/o error", "check that the disk is neither full nor failing, then type the command again"),
+    ("file is not a database", "put a backup in its place, or move it aside: a new one is made by the next command"),
+    ("malformed", "put a backup in its place, or move it aside: a new one is made by the next command"),
+    ("already exists", "it was left half-made; move it aside: a new one is made by the next command"),
+    ("no such table", "it was left half-made; move it aside: a new one is made by the next command"),
+    ("locked", "wait for the other processes that use it (an `mlflow ui`, a run), then type the command again"),
+    (
+        "no module named",
+        'install the driver that this address asks for, e.g. `pip install "psycopg[binary]"` for PostgreSQL',
+    ),
+    ("permission denied", "give yourself write permission there, or set MLFLOW_TRACKING_URI to another store"),
+    ("read-only", "give yourself write permission there, or set MLFLOW_TRACKING_URI to another store"),
+    ("readonly", "give yourself write permission there, or set MLFLOW_TRACKING_URI to another store"),
+    ("unable to open", "check that the folder is there and yours to write, or set MLFLOW_TRACKING_URI"),
+    ("api request to", "start the server or correct MLFLOW_TRACKING_URI; unset, runs go to the project's own database"),
+)
+
+
+@contextmanager
+def store_errors(where: str) -> Iterator[None]:
+    """Turn what MLflow, SQLAlchemy, sqlite and the operating system raise inside into a one-line StoreError.
+
+    Parameters
+    ----------
+    where
+        The store's address or file, for the message.
+    """
+    try:
+        yield
+    except StacksegError:
+        raise
+    except (sqlite3.Error, OSError, ModuleNotFoundError) as error:
+        raise _as_store_error(error, where) from error
+    except Exception as error:
+        if "mlflow" not in sys.modules:  # importing it takes two seconds, and nothing of its can have been raised
+            raise
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if isinstance(error, MlflowException | SQLAlchemyError):
+            raise _as_store_error(error, where) from error
+        raise
+
+
+@contextmanager
+def store_lock(lock_file: Path) -> Iterator[None]:
+    """Hold the lock under which a store is created, upgraded to WAL or relocated.
+
+    Raises
+    ------
+    StoreError
+        Another process held it for two minutes, or the file cannot be written.
+    """
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=LOCK_TIMEOUT_S)
+    except Timeout as error:
+        raise StoreError(
+            f"another process has been preparing the tracking store for {LOCK_TIMEOUT_S:.0f} s",
+            expected="it to be done within seconds",
+            where=str(lock_file),
+            remedy="end that process, then type the command again",
+        ) from error
+    except OSError as error:
+        raise _as_store_error(error, str(lock_file)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _as_store_error(error: Exception, where: str) -> StoreError:
+    text = (str(error).splitlines() or [type(error).__name__])[0][:_MESSAGE_LENGTH]
+    text = re.sub(r"^\([\w.]+\) ", "", text)  # SQLAlchemy puts the driver's class first
+    remedy = next((remedy for cause, remedy in _REMEDIES if cause in text.lower()), "")
+    return StoreError(f"the tracking store failed: {text}", where=where, remedy=remedy.replace("{where}", where))

@@ -1,0 +1,47 @@
+"""Where a run comes from: git commit, uncommitted changes, DVC experiment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+# written by the stages themselves: their change says nothing about what was run
+WRITTEN_BY_RUNS = ("dvc.lock", "outputs", "mlruns", "checkpoints")
+
+
+@dataclass(frozen=True)
+class GitState:
+    """Commit of the project; `diff` holds the changes that make it dirty."""
+
+    commit: str | None
+    dirty: bool | None
+    diff: str
+    branch: str | None
+
+
+def git_state(root: Path) -> GitState:
+    """Return the project's git state; outside a repository, everything is None."""
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return GitState(None, None, "", None)
+    kept = [f":(exclude){name}" for name in WRITTEN_BY_RUNS]
+    diff = _git(root, "diff", "HEAD", "--", ".", *kept) or ""
+    untracked = _git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *kept) or ""
+    changes = diff + ("\n# untracked files\n" + untracked if untracked else "")
+    return GitState(commit, bool(changes), changes, _git(root, "rev-parse", "--abbrev-ref", "HEAD"))
+
+
+def dvc_tags() -> dict[str, str]:
+    """Return DVC's names for the experiment that this process runs in, as tags."""
+    names = {"DVC_EXP_NAME": "dvc.experiment", "DVC_EXP_BASELINE_REV": "dvc.baseline", "DVC_STAGE": "dvc.stage"}
+    return {tag: os.environ[name] for name, tag in names.items() if os.environ.get(name)}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,69 @@
+"""A training and its run: what the train stage, each fold and, later, each trial do alike."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from stackseg.imaging.catalog import Catalog
+from stackseg.learning.training import Callback, EpochReport, Machine, TrainingResult, train
+from stackseg.lifecycle.lineage import git_state
+from stackseg.lifecycle.runs import TrainingRun, write_run
+from stackseg.params import Params
+
+
+def train_and_log(
+    params: Params,
+    catalog: Catalog,
+    *,
+    data: Path,
+    out: Path,
+    checkpoints: Path,
+    experiment_id: str,
+    machine: Machine,
+    callbacks: Sequence[Callback] = (),
+    tags: dict[str, str] | None = None,
+) -> TrainingResult | None:
+    """Train, log to one MLflow run, and write model/, run.json and history.csv into `out`.
+
+    Returns None on all processes but the first.
+    """
+    git = git_state(Path.cwd())
+    run = TrainingRun(experiment_id, params, catalog, data, git, tags or {})
+    try:
+        result = train(
+            params,
+            catalog,
+            data=data,
+            model=out / "model",
+            checkpoints=checkpoints,
+            git=(git.commit, git.dirty),
+            machine=machine,
+            callbacks=[run, *callbacks],
+        )
+    except BaseException as error:
+        # interrupted trainings go on in the same run; failed ones do not
+        run.fail() if isinstance(error, Exception) else run.interrupt()
+        raise
+    if result is not None:
+        write_history(out / "history.csv", result.history)
+        write_run(out / "run.json", run.finish(result.spec, result.history))
+    return result
+
+
+def write_history(path: Path, history: Sequence[EpochReport]) -> None:
+    """Write one row per epoch: what training saw, and the latest validation at that epoch."""
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        columns = [name for name in asdict(history[0]) if name != "validation_iou"]
+        classes = sorted({name for one in history for name in one.validation_iou or {}})
+        writer = csv.writer(file)
+        writer.writerow([*columns, *(f"validation_iou/{name}" for name in classes)])
+        for one in history:
+            row = asdict(one)
+            scores = one.validation_iou or {}
+            writer.writerow([*(row[name] for name in columns), *(scores.get(name) for name in classes)])
+    os.replace(aside, path)

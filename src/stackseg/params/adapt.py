@@ -1,0 +1,83 @@
+"""Write a data set's table, and settings that fit it, into params.yaml; comments stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stackseg.params.file import read_tree, write_tree
+from stackseg.params.split import SplitParams
+from stackseg.params.train import TrainParams
+
+# settings that the sample needs for a short demonstration, and that real data must not inherit
+SAMPLE_SETTINGS = ("epochs", "patches_per_epoch", "batch_size", "validate_every", "lr")
+
+
+def adapt_params(
+    path: Path,
+    *,
+    classes: Sequence[tuple[str, tuple[int | str, ...], str]],
+    ignore: int | str | None,
+    fresh: bool,
+    num_labelled: int,
+    smallest_side: int,
+    one_size: bool,
+) -> list[str]:
+    """Write the class table and, for fresh data, a split and patches that fit it.
+
+    Parameters
+    ----------
+    classes
+        Name, raw codes and display colour of each class.
+    ignore
+        Raw code of ignored pixels.
+    fresh
+        Whether the data replaces all that was there: then table, split and the sample's training settings make way.
+    num_labelled, smallest_side, one_size
+        Annotated planes, shortest side in pixels, and whether all planes are equally large.
+
+    Returns
+    -------
+    list of str
+        What was changed, a line each.
+    """
+    tree = read_tree(path)
+    changed = []
+    rows = [
+        {"name": name, "raw": raw[0] if len(raw) == 1 else list(raw), "display": display}
+        for name, raw, display in classes
+    ]
+    data = tree.setdefault("data", {})
+    if fresh or _plain(data.get("classes")) != rows:
+        data["classes"] = rows
+        data["ignore"] = ignore
+        changed.append(f"data.classes has {len(rows)} classes")
+    if fresh:
+        _set(tree, "split", _split_for(num_labelled, one_size=one_size), changed)
+        side = max(32, min(TrainParams().patch_size, smallest_side // 32 * 32))
+        defaults = TrainParams().model_dump(mode="json")
+        _set(tree, "train", {"patch_size": side} | {key: defaults[key] for key in SAMPLE_SETTINGS}, changed)
+    write_tree(path, tree)
+    return changed
+
+
+def _split_for(num_labelled: int, *, one_size: bool) -> dict[str, Any]:
+    """Return a split for a stack; images of different sizes are no stack, and independent."""
+    split = SplitParams().model_dump(mode="json")
+    # a gap of more planes than that would eat up a short stack; the leakage figure says what it costs
+    return split | {"gap": min(2, num_labelled // 16), "method": "blocks" if one_size else "random"}
+
+
+def _set(tree: Any, section: str, values: dict[str, Any], changed: list[str]) -> None:
+    node = tree.setdefault(section, {})
+    for key, value in values.items():
+        if _plain(node.get(key)) != value:
+            node[key] = value
+            changed.append(f"{section}.{key}: {value}")
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    return [_plain(value) for value in node] if isinstance(node, list) else node

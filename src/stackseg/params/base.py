@@ -1,0 +1,11 @@
+"""What all sections of params.yaml share: frozen, strict, and no key that nothing reads."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A typed section: unknown keys are refused, values are not converted, nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)

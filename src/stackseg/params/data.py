@@ -1,0 +1,76 @@
+"""The classes: which raw mask value or colour means what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stackseg.errors import ParamsError
+from stackseg.params.base import Section
+
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+RawCode = int | Colour
+
+
+class ClassParams(Section):
+    """One class of `data.classes`; its index is its place in the list."""
+
+    name: str = Field(min_length=1, max_length=60)
+    """What the class is called in tables, pictures and answers."""
+    raw: RawCode | list[RawCode]
+    """Raw mask value (integer) or colour ("#rrggbb"); a list where masks were coded in several ways."""
+    display: Colour
+    """Colour in which the class is drawn."""
+
+    @property
+    def codes(self) -> tuple[int | str, ...]:
+        """Raw codes of this class."""
+        return tuple(self.raw) if isinstance(self.raw, list) else (self.raw,)
+
+
+class DataParams(Section):
+    """Section `data`."""
+
+    classes: list[ClassParams] = Field(default_factory=list, max_length=254)
+    """Every class, in the order of its index; `stackseg add` writes it."""
+    colour: Literal["keep", "grey", "rgb"] = "keep"
+    """Channels fed to the network: as stored; luminance of RGB; grey repeated to RGB (for mixed files)."""
+    ignore: RawCode | None = None
+    """Raw mask value or colour of pixels that neither train nor score."""
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        names = [one.name for one in self.classes]
+        if len(set(names)) < len(names):
+            raise ValueError("two classes have the same name")
+        codes = [code for one in self.classes for code in one.codes]
+        codes += [self.ignore] if self.ignore is not None else []
+        if len(set(codes)) < len(codes):
+            raise ValueError("a raw value or colour is named twice")
+        return self
+
+
+def read_classes(path: Path) -> DataParams:
+    """Read a class table from a YAML file: a list of classes, or a mapping with `classes` and `ignore`.
+
+    Raises
+    ------
+    ParamsError
+        The file is missing or is no such table.
+    """
+    try:
+        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        return DataParams.model_validate({"classes": tree} if isinstance(tree, list) else tree)
+    except FileNotFoundError:
+        raise ParamsError("no such file", where=str(path), remedy="check --classes") from None
+    except (ValidationError, YAMLError) as error:
+        short = " ".join(str(error).split())[:160]
+        raise ParamsError(
+            f"not a class table ({short})",
+            expected='a list such as `- {name: quartz, raw: 2, display: "#9aa5b1"}`',
+            where=str(path),
+        ) from None

@@ -1,0 +1,198 @@
+"""Read, check, override and write params.yaml."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stackseg.errors import ParamsError
+from stackseg.params.augment import AugmentParams
+from stackseg.params.base import Section
+from stackseg.params.data import DataParams
+from stackseg.params.evaluate import EvaluateParams
+from stackseg.params.inference import InferenceParams
+from stackseg.params.intensity import IntensityParams
+from stackseg.params.model import ModelParams
+from stackseg.params.project import ProjectParams
+from stackseg.params.split import SplitParams
+from stackseg.params.train import TrainParams
+
+FORMAT = 1
+
+
+class Params(Section):
+    """Everything that a run is told; the one home of science's settings."""
+
+    format: int = Field(FORMAT, ge=1)
+    """Version of this file's layout."""
+    seed: int = Field(7, ge=0, lt=2**32)
+    """Seed of the split, the patches, the augmentation and the weights."""
+    project: ProjectParams = ProjectParams()
+    data: DataParams = DataParams()
+    split: SplitParams = SplitParams()
+    intensity: IntensityParams = IntensityParams()
+    model: ModelParams = ModelParams()
+    augment: AugmentParams = AugmentParams()
+    train: TrainParams = TrainParams()
+    inference: InferenceParams = InferenceParams()
+    evaluate: EvaluateParams = EvaluateParams()
+
+    def override(self, values: Mapping[str, Any]) -> Params:
+        """Return params with dotted keys replaced, checked as a file would be.
+
+        Parameters
+        ----------
+        values
+            Dotted key to value, e.g. ``{"train.lr": 3e-4}``.
+
+        Raises
+        ------
+        ParamsError
+            A key does not exist or a value does not fit.
+        """
+        tree: dict[str, Any] = self.model_dump()
+        for key, value in values.items():
+            *sections, last = key.split(".")
+            node: Any = tree
+            for name in sections:
+                node = node.get(name) if isinstance(node, dict) else None
+            if not isinstance(node, dict) or (last not in node):
+                raise _unknown_key(key, "override")
+            node[last] = value
+        return _validate(tree, "override")
+
+    def flat(self) -> dict[str, Any]:
+        """Return dotted key to value, lists and class tables as compact JSON."""
+        return dict(_leaves(self.model_dump()))
+
+
+def read_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises
+    ------
+    ParamsError
+        The file is missing, is no YAML, has an unknown key, a wrong type or a value out of range.
+    """
+    return _validate(read_tree(path), str(path))
+
+
+def read_tree(path: Path) -> Any:
+    """Read a YAML file so that it can be written again with its comments."""
+    try:
+        tree = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(
+            "no such file", where=str(path), remedy="run from the project's root, where params.yaml is"
+        ) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"not valid YAML ({error})", where=str(path), remedy="mend the line named above") from None
+    if not isinstance(tree, dict):
+        raise ParamsError("holds no sections", where=str(path), expected="a mapping of sections")
+    return tree
+
+
+def write_tree(path: Path, tree: Any) -> None:
+    """Write a tree from `read_tree`, comments kept, aside and then renamed."""
+    yaml = YAML(typ="rt")
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 120
+    text = StringIO()
+    yaml.dump(tree, text)
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def json_schema() -> str:
+    """Return the JSON schema of params.yaml, for editors."""
+    schema = Params.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "stackseg params.yaml"
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def dotted_keys(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key that params.yaml may hold, sections included."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from dotted_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _validate(tree: Any, where: str) -> Params:
+    plain = _plain(tree)
+    found = plain.get("format")
+    if isinstance(found, int) and found > FORMAT:
+        raise ParamsError(
+            f"format is {found}", expected=f"{FORMAT} or older", where=where, remedy="update stackseg to read it"
+        )
+    try:
+        return Params.model_validate(plain)
+    except ValidationError as error:
+        raise _as_params_error(error, plain, where) from None
+
+
+def _as_params_error(error: ValidationError, plain: Any, where: str) -> ParamsError:
+    # an unknown key is the likeliest cause of every other complaint: name it first
+    problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    first = problems[0]
+    key = ".".join(_real_keys(first["loc"], plain))
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(key, where)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    value = first.get("input")
+    shown = "" if isinstance(value, dict) else f" is {value!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    return ParamsError(f"{key}{shown}: {message}{more}", where=where, remedy=f"mend {key} in {where}")
+
+
+def _real_keys(location: Sequence[str | int], plain: Any) -> Iterator[str]:
+    """Yield the parts of pydantic's location that the file has, without the names of union members."""
+    node = plain
+    for part in location:
+        held = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        if held:
+            node = node[part]
+        if held or (isinstance(node, dict) and part is location[-1]):
+            yield str(part)
+
+
+def _unknown_key(key: str, where: str) -> ParamsError:
+    near = difflib.get_close_matches(key, list(dotted_keys()), n=1, cutoff=0.5)
+    leaf = difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in dotted_keys()], n=1, cutoff=0.7)
+    if not near and leaf:
+        near = [k for k in dotted_keys() if k.split(".")[-1] == leaf[0]][:1]
+    remedy = f"the nearest valid key is {near[0]}" if near else "`stackseg params schema` lists the keys"
+    return ParamsError(f"unknown key {key}", where=where, remedy=remedy)
+
+
+def _plain(node: Any) -> Any:
+    """Strip ruamel's comment-keeping types, which strict validation would refuse."""
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(value) for value in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, json.dumps(value) if isinstance(value, list) else value

@@ -1,0 +1,28 @@
+"""How a plane of any size is segmented; travels with the model."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from stackseg.params.base import Section
+
+
+class InferenceParams(Section):
+    """Section `inference`."""
+
+    tile: int = Field(512, ge=32)
+    """Side of the window in pixels, a multiple of 32; smaller planes take a smaller window."""
+    overlap: int = Field(64, ge=0)
+    """Pixels that neighbouring windows share; they are blended there."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the hardware has it, else fp32."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.tile % 32:
+            raise ValueError(f"tile is {self.tile}, not a multiple of 32")
+        if self.overlap > self.tile // 2:
+            raise ValueError("overlap is more than half the tile")
+        return self

@@ -1,0 +1,22 @@
+"""The network."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from stackseg.params.base import Section
+
+
+class ModelParams(Section):
+    """Section `model`."""
+
+    architecture: str = "Unet"
+    """Any architecture of segmentation-models-pytorch."""
+    encoder: str = "resnet18"
+    """Any encoder of segmentation-models-pytorch, or "tu-<name>" for one of timm."""
+    encoder_weights: str | None = None
+    """Pretrained encoder weights, e.g. "imagenet"; null starts from scratch."""
+    context_slices: int = Field(0, ge=0, le=16)
+    """Neighbouring planes on each side that are fed as further channels (2.5D)."""
+    decoder_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in the decoder, where the architecture offers it."""
