@@ -18,6 +18,9 @@ def quiet_environment() -> dict[str, str]:
         "DVC_UPDATER_ENDPOINT": "off",
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # not calls home, but lines that would drown what a verb has to say
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
 
 

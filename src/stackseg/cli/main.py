@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from typing import Annotated
@@ -50,6 +51,8 @@ def main(
 def run() -> None:
     """Run the command line: errors that a user can mend become one line and exit code 1."""
     apply_quiet_environment()
+    # Fabric announces its precision and its processes; the verbs say what is worth knowing
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     try:
         app()
     except StacksegError as error:

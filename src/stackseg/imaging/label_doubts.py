@@ -39,7 +39,7 @@ def _doubt_few(counts: Mapping[RawCode, int]) -> str:
     """
     numbers = sorted(code for code in counts if isinstance(code, int))
     if len(numbers) == len(counts):
-        blurred = [group for group in _groups(numbers) if len(group) > 1 and _dominated([counts[one] for one in group])]
+        blurred = [group for group in _groups(numbers) if _is_blurred([counts[one] for one in group], counts)]
         if len(blurred) > 1:
             near = " and ".join(f"{group[0]} to {group[-1]}" for group in blurred[:2])
             return f"looks JPEG-compressed or smoothed, for its values crowd at {near}"
@@ -69,8 +69,10 @@ def _groups(values: list[int]) -> list[list[int]]:
     return [values[start:end] for start, end in zip([0, *cuts], [*cuts, len(values)], strict=True)]
 
 
-def _dominated(numbers: list[int]) -> bool:
-    return max(numbers) >= 0.9 * sum(numbers)
+def _is_blurred(group: list[int], counts: Mapping[RawCode, int]) -> bool:
+    """Tell whether neighbouring values look like one: a frequent one, and a few pixels to either side of it."""
+    total = sum(group)
+    return len(group) > 1 and max(group) >= 0.9 * total and total >= 0.01 * sum(counts.values())
 
 
 def _lies_near(code: RawCode, frequent: list[RawCode]) -> bool:

@@ -64,7 +64,7 @@ def sample_stack(shape_zyx: tuple[int, int, int] = DEFAULT_SHAPE_ZYX, *, seed: i
         minerals_zyx, levels_zyx = rock(start, padded_zyx, seed)
         masks_zyx[start:stop] = minerals_zyx[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
         for axis in range(3):
-            levels_zyx = _smooth(levels_zyx, axis, centre=2) // 4
+            levels_zyx = _smooth(levels_zyx, axis, centre=6) // 8
         for z in range(start, stop):
             plane_yx = levels_zyx[z - start] * gain_yx // 1024 + _noise(z, num_rows, num_columns, seed)
             images_zyx[z] = np.clip(plane_yx, 0, 65535)
@@ -79,17 +79,17 @@ def _gain(num_rows: int, num_columns: int, seed: int) -> IntArray:
     radius = integer_root(squared) // 2
     draws = np.random.PCG64([seed, _RINGS]).random_raw(int(radius.max()) + 1) >> np.uint64(56)
     offset = draws.astype(np.int64) - 128
-    ring = np.where(draws % np.uint64(5) == 0, offset * 3 // 5, offset // 10)  # one detector column in five is far off
+    ring = np.where(draws % np.uint64(8) == 0, offset, offset // 10)  # one detector column in eight is far off
     cupping = 130 * squared // int(squared.max() + 1)
     return (960 + cupping + ring[radius]).astype(np.int32)
 
 
 def _noise(z: int, num_rows: int, num_columns: int, seed: int) -> IntArray:
-    """Return a plane's noise (Y, X), nearly normal, σ ≈ 2700, and a little correlated, as reconstruction leaves it."""
+    """Return a plane's noise (Y, X), nearly normal, σ ≈ 3700, and a little correlated, as reconstruction leaves it."""
     num_padded = (num_rows + 2) * (num_columns + 2)
     octets = np.random.PCG64([seed, _NOISE, z]).random_raw(num_padded).astype("<u8").view(np.uint8)
     white_yx = octets.reshape(num_rows + 2, num_columns + 2, 8).sum(axis=2, dtype=np.int32) - 8 * 255 // 2
-    return _smooth(_smooth(white_yx, 0, centre=6), 1, centre=6) * 11 // 32
+    return _smooth(_smooth(white_yx, 0, centre=6), 1, centre=6) * 15 // 32
 
 
 def _smooth(volume: IntArray, axis: int, *, centre: int) -> IntArray:

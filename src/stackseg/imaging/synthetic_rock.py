@@ -15,7 +15,7 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int32]
 
 PORE, CLAY, QUARTZ, HEAVY = range(4)
-_LEVELS = np.array([13500, 21500, 28000, 41000], np.int32)  # grey level of each
+_LEVELS = np.array([13000, 20800, 28500, 42500], np.int32)  # grey level of each
 
 _GRAINS, _HEAVIES, _ROUGHNESS, _CLAY_BODIES, _CLAY_EDGES, _CLAY_TEXTURE = range(6)  # random streams
 _STEPS = 4  # centres and radii of grains are in quarters of a voxel
@@ -58,25 +58,25 @@ class _Grain:
     shade: int
 
 
-_QUARTZ_GRAINS = _Population(_GRAINS, pitch=20, radius=36, radius_span=38, keep=230)
-_HEAVY_GRAINS = _Population(_HEAVIES, pitch=15, radius=12, radius_span=7, keep=120)
+_QUARTZ_GRAINS = _Population(_GRAINS, pitch=23, radius=40, radius_span=44, keep=220)
+_HEAVY_GRAINS = _Population(_HEAVIES, pitch=16, radius=13, radius_span=7, keep=120)
 
 
 def rock(start: int, shape_zyx: tuple[int, int, int], seed: int) -> tuple[npt.NDArray[np.uint8], IntArray]:
     """Return minerals (PORE … HEAVY) and grey levels (both Z, Y, X) of the block whose first plane is `start`."""
     nearest, second, shade = _distances(_QUARTZ_GRAINS, start, shape_zyx, seed)
-    nearest += (value_noise(_ROUGHNESS, 6, start, shape_zyx, seed) - 128) * 6
+    nearest += (value_noise(_ROUGHNESS, 8, start, shape_zyx, seed) - 128) * 5
     bodies = value_noise(_CLAY_BODIES, 22, start, shape_zyx, seed)
-    bodies += value_noise(_CLAY_EDGES, 5, start, shape_zyx, seed) // 4
+    bodies += value_noise(_CLAY_EDGES, 9, start, shape_zyx, seed) // 4
     crowding = nearest - _SURFACE + (second - _SURFACE) // 2  # small in throats and along the grains' walls
     heavy, _, _ = _distances(_HEAVY_GRAINS, start, shape_zyx, seed)
 
     minerals = np.full(shape_zyx, PORE, np.uint8)
-    minerals[crowding < (bodies - 156) * 160] = CLAY
+    minerals[crowding < (bodies - 172) * 400] = CLAY
     minerals[nearest < _SURFACE] = QUARTZ
     minerals[heavy < _SURFACE] = HEAVY
 
-    texture = (value_noise(_CLAY_TEXTURE, 3, start, shape_zyx, seed) - 128) * 84
+    texture = (value_noise(_CLAY_TEXTURE, 3, start, shape_zyx, seed) - 128) * 40
     levels = _LEVELS[minerals]
     levels += np.where(minerals == QUARTZ, shade, 0) + np.where(minerals == CLAY, texture, 0)
     return minerals, levels

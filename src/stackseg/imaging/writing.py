@@ -117,10 +117,10 @@ def _pages(
                 remedy="write planes of different size as single files",
             )
         page_yxc = np.atleast_3d(plane).astype(dtype, copy=False)
-        yield from [page_yxc] if rgb else (np.ascontiguousarray(page_yxc[:, :, c]) for c in range(page_yxc.shape[2]))
         plane = next(others, None)
-    if plane is not None:
-        raise DataError(f"more than {num_planes} planes", expected=f"{num_planes}", where=where)
+        if plane is not None and z == num_planes - 1:
+            raise DataError(f"more than {num_planes} planes", expected=f"{num_planes}", where=where)
+        yield from [page_yxc] if rgb else (np.ascontiguousarray(page_yxc[:, :, c]) for c in range(page_yxc.shape[2]))
 
 
 def _description(num_planes: int, num_channels: int, voxel_size: VoxelSize | None, voxel_z: float | None) -> str:

@@ -17,13 +17,22 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 import cv2
 import numpy as np
-from albumentations.core.transforms_interface import BaseTransformInitSchema
 from albumentations.core.type_definitions import Targets
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from stackseg.errors import ParamsError
-from stackseg.learning import patch_variation
-from stackseg.learning.patch_variation import FieldYX, ImageYXC, MaskYX
+from stackseg.learning.patch_variation import (
+    FieldYX,
+    ImageYXC,
+    IntensityStrength,
+    MaskYX,
+    WarpStrength,
+    resample_image,
+    resample_mask,
+    vary_intensity,
+    warp_maps,
+)
 
 Augmentation = Callable[[ImageYXC, MaskYX, int], tuple[ImageYXC, MaskYX]]
 
@@ -35,82 +44,42 @@ UNFIT = ("Normalize", "ToFloat", "FromFloat", "ToTensorV2", "ToTensor3D")
 
 
 class Warp(A.DualTransform):  # type: ignore[misc]  # albumentations has no types
-    """Turn, zoom and bend image and mask in one resampling: see :func:`patch_variation.warp_maps`."""
+    """Turn, zoom and bend image and mask in one resampling."""
 
     _targets = (Targets.IMAGE, Targets.MASK)
 
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]  # albumentations has no types
-        """Arguments that albumentations lets through."""
-
-        turn: float
-        zoom: float
-        bend: float
-
-    def __init__(self, turn: float = 0.0, zoom: float = 1.0, bend: float = 0.0, p: float = 0.5) -> None:
+    def __init__(self, strength: WarpStrength, p: float) -> None:
         super().__init__(p=p)
-        self.turn = turn
-        self.zoom = zoom
-        self.bend = bend
+        self.strength = strength
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Return where each pixel comes from."""
-        column_yx, row_yx = patch_variation.warp_maps(
-            self.random_generator, params["shape"][:2], turn=self.turn, zoom=self.zoom, bend=self.bend
-        )
+        column_yx, row_yx = warp_maps(self.random_generator, params["shape"][:2], self.strength)
         return {"column_yx": column_yx, "row_yx": row_yx}
 
     def apply(self, img: ImageYXC, column_yx: FieldYX, row_yx: FieldYX, **_: Any) -> ImageYXC:
         """Return the warped image (Y, X, C)."""
-        return patch_variation.resample_image(img, column_yx, row_yx)
+        return resample_image(img, column_yx, row_yx)
 
     def apply_to_mask(self, mask: MaskYX, column_yx: FieldYX, row_yx: FieldYX, **_: Any) -> MaskYX:
         """Return the warped mask (Y, X)."""
-        return patch_variation.resample_mask(mask, column_yx, row_yx)
+        return resample_mask(mask, column_yx, row_yx)
 
 
 class Intensity(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no types
-    """Vary standardised intensities without clipping them: see :func:`patch_variation.vary_intensity`.
+    """Vary standardised intensities without clipping them.
 
     albumentations' own transforms of brightness, contrast and noise clip float images to 0..1, which wipes out the half
     of a standardised image that is below 0.
     """
 
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]  # albumentations has no types
-        """Arguments that albumentations lets through."""
-
-        contrast: float
-        brightness: float
-        shading: float
-        blur: float
-        noise: float
-
-    def __init__(
-        self,
-        contrast: float = 1.0,
-        brightness: float = 0.0,
-        shading: float = 0.0,
-        blur: float = 0.0,
-        noise: float = 0.0,
-        p: float = 1.0,
-    ) -> None:
+    def __init__(self, strength: IntensityStrength, p: float = 1.0) -> None:
         super().__init__(p=p)
-        self.contrast = contrast
-        self.brightness = brightness
-        self.shading = shading
-        self.blur = blur
-        self.noise = noise
+        self.strength = strength
 
     def apply(self, img: ImageYXC, **_: Any) -> ImageYXC:
         """Return the varied image (Y, X, C)."""
-        return patch_variation.vary_intensity(
-            self.random_generator,
-            img,
-            contrast=self.contrast,
-            brightness=self.brightness,
-            shading=self.shading,
-            blur=self.blur,
-            noise=self.noise,
-        )
+        return vary_intensity(self.random_generator, img, self.strength)
 
 
 @dataclass(frozen=True)
@@ -234,17 +203,21 @@ def _apply(composition: Any, image_yxc: ImageYXC, mask_yx: MaskYX, seed: int) ->
 
 
 def _preset(preset: str) -> Augmentation:
-    flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
-    rest: dict[str, list[Any]] = {
-        "light": [Intensity(contrast=1.1, brightness=0.1)],
-        "em": [Warp(turn=10, zoom=1.1, bend=0.02, p=0.4), Intensity(contrast=1.3, brightness=0.3, blur=1.0, noise=0.2)],
+    beyond_flips: dict[str, list[Any]] = {
+        "light": [Intensity(IntensityStrength(contrast=1.1, brightness=0.1))],
+        "em": [
+            Warp(WarpStrength(turn=10, zoom=1.1, bend=0.02), p=0.4),
+            Intensity(IntensityStrength(contrast=1.3, brightness=0.3, blur=1.0, noise=0.2)),
+        ],
         "micrograph": [
-            Warp(turn=180, zoom=1.25, p=0.4),
-            Intensity(contrast=1.5, brightness=0.4, shading=0.15, blur=1.5, noise=0.2),
+            Warp(WarpStrength(turn=180, zoom=1.25, bend=0.0), p=0.4),
+            Intensity(IntensityStrength(contrast=1.5, brightness=0.4, shading=0.15, blur=1.5, noise=0.2)),
         ],
     }
-    options = {"is_check_shapes": False}  # patches and masks come cut to one size
-    return _Pipeline(A.Compose([A.D4(p=1.0), *rest[preset]], **options), A.Compose([*flips, *rest[preset]], **options))
+    flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
+    square, oblong = ([*turns, *beyond_flips[preset]] for turns in ([A.D4(p=1.0)], flips))
+    # no checks of shapes: patch and mask come cut to one size
+    return _Pipeline(A.Compose(square, is_check_shapes=False), A.Compose(oblong, is_check_shapes=False))
 
 
 def _compose(serialised: Mapping[str, Any], ignore_index: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -12,24 +13,19 @@ ImageYXC = npt.NDArray[np.float32]
 MaskYX = npt.NDArray[np.uint8]
 FieldYX = npt.NDArray[np.float32]
 
-# Mirrored rather than blank: image and mask stay true to each other there, so every pixel keeps a label, and the network
-# learns no invented edges.
+# Mirrored rather than blank: image and mask stay true to each other there, so every pixel keeps a label, and no
+# invented edges are learned.
 BORDER = cv2.BORDER_REFLECT_101
 BLURRED_SHARE = 1 / 6
 NOISY_SHARE = 1 / 4
 
 
-def warp_maps(
-    draw: np.random.Generator, shape_yx: tuple[int, int], *, turn: float, zoom: float, bend: float
-) -> tuple[FieldYX, FieldYX]:
-    """Return where each pixel comes from, as columns and rows (Y, X).
+@dataclass(frozen=True)
+class WarpStrength:
+    """How far patches are turned, zoomed and bent.
 
     Parameters
     ----------
-    draw
-        Source of the random numbers.
-    shape_yx
-        Size of the patch, pixels.
     turn
         Largest angle either way, degrees.
     zoom
@@ -38,16 +34,49 @@ def warp_maps(
         Standard deviation of normal displacements on a coarse grid, as a share of the side (the elastic deformation
         of Ronneberger et al. 2015, arXiv:1505.04597).
     """
+
+    turn: float
+    zoom: float
+    bend: float
+
+
+@dataclass(frozen=True)
+class IntensityStrength:
+    """How far standardised intensities (mean 0, standard deviation 1) are varied.
+
+    Parameters
+    ----------
+    contrast
+        Largest factor and, inverted, smallest.
+    brightness
+        Largest offset either way.
+    shading
+        Standard deviation of a smooth offset, as of uneven illumination.
+    blur
+        Largest standard deviation of a Gaussian blur, pixels; for one in six patches.
+    noise
+        Largest standard deviation of Gaussian noise; for one in four patches.
+    """
+
+    contrast: float
+    brightness: float
+    shading: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+
+
+def warp_maps(draw: np.random.Generator, shape_yx: tuple[int, int], strength: WarpStrength) -> tuple[FieldYX, FieldYX]:
+    """Return where each pixel of a patch comes from, as columns and rows (Y, X)."""
     height, width = shape_yx
-    angle = np.deg2rad(draw.uniform(-turn, turn))
-    scale = zoom ** draw.uniform(-1.0, 1.0)
+    angle = np.deg2rad(draw.uniform(-strength.turn, strength.turn))
+    scale = strength.zoom ** draw.uniform(-1.0, 1.0)
     cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
     y_from_centre, x_from_centre = np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2
     column = (-sine * y_from_centre, cosine * x_from_centre + (width - 1) / 2)
     row = (cosine * y_from_centre, sine * x_from_centre + (height - 1) / 2)
     return (
-        _smooth_field(draw, *column, bend * width, num_knots=4),
-        _smooth_field(draw, *row, bend * height, num_knots=4),
+        _smooth_field(draw, *column, strength.bend * width, num_knots=4),
+        _smooth_field(draw, *row, strength.bend * height, num_knots=4),
     )
 
 
@@ -65,52 +94,26 @@ def resample_mask(mask_yx: MaskYX, column_yx: FieldYX, row_yx: FieldYX) -> MaskY
     return warped  # type: ignore[no-any-return]  # OpenCV's stubs do not know that the type stays
 
 
-def vary_intensity(
-    draw: np.random.Generator,
-    image_yxc: ImageYXC,
-    *,
-    contrast: float,
-    brightness: float,
-    shading: float,
-    blur: float,
-    noise: float,
-) -> ImageYXC:
-    """Return a standardised image (mean 0, standard deviation 1) with other intensities, never clipped.
+def vary_intensity(draw: np.random.Generator, image_yxc: ImageYXC, strength: IntensityStrength) -> ImageYXC:
+    """Return a standardised image (Y, X, C) with other intensities, never clipped.
 
-    Contrast is a factor and brightness an offset, the same for all channels, which may be neighbouring planes. Gamma is
-    left out: it has no meaning below 0.
-
-    Parameters
-    ----------
-    draw
-        Source of the random numbers.
-    image_yxc
-        Patch (Y, X, C), not changed.
-    contrast
-        Largest factor and, inverted, smallest.
-    brightness
-        Largest offset either way.
-    shading
-        Standard deviation of a smooth offset, as of uneven illumination.
-    blur
-        Largest standard deviation of a Gaussian blur, pixels; for one in six patches.
-    noise
-        Largest standard deviation of Gaussian noise; for one in four patches.
+    Contrast and brightness are the same for all channels, which may be neighbouring planes. Gamma is left out: it has
+    no meaning below 0.
     """
-    gain = np.float32(contrast ** draw.uniform(-1.0, 1.0))
-    offset = draw.uniform(-brightness, brightness)
+    gain = np.float32(strength.contrast ** draw.uniform(-1.0, 1.0))
+    offset = draw.uniform(-strength.brightness, strength.brightness)
     varied_yxc: Any = image_yxc * gain
-    if shading:
+    if strength.shading:
         rows_y, columns_x = np.zeros(image_yxc.shape[0]), np.full(image_yxc.shape[1], offset)
-        varied_yxc += _smooth_field(draw, rows_y, columns_x, shading, num_knots=3)[..., None]
+        varied_yxc += _smooth_field(draw, rows_y, columns_x, strength.shading, num_knots=3)[..., None]
     else:
         varied_yxc += np.float32(offset)
-    if blur and draw.random() < BLURRED_SHARE:
-        sigma = draw.uniform(0.3, blur)
+    if strength.blur and draw.random() < BLURRED_SHARE:
+        sigma = draw.uniform(0.3, strength.blur)
         varied_yxc = cv2.GaussianBlur(varied_yxc, (0, 0), sigma, borderType=BORDER).reshape(image_yxc.shape)
-    if noise and draw.random() < NOISY_SHARE:
+    if strength.noise and draw.random() < NOISY_SHARE:
         grain_yxc = draw.standard_normal(image_yxc.shape, dtype=np.float32)
-        grain_yxc *= np.float32(draw.uniform(0.0, noise))
+        grain_yxc *= np.float32(draw.uniform(0.0, strength.noise))
         varied_yxc += grain_yxc
     return varied_yxc  # type: ignore[no-any-return]  # OpenCV's stubs do not know that the type stays
 
@@ -131,7 +134,9 @@ def _smooth_field(
     weights_y, weights_x = _bicubic_weights(len(rows_y), num_knots), _bicubic_weights(len(columns_x), num_knots)
     left = np.column_stack([weights_y, rows_y, np.ones_like(rows_y)]).astype(np.float32)
     right = np.vstack([knots @ weights_x.T, np.ones_like(columns_x), columns_x]).astype(np.float32)
-    return left @ right
+    # Not by @: the threads that a BLAS starts for it wait for each other, for 10 ms where the cores are busy.
+    field: FieldYX = np.einsum("yk,kx->yx", left, right)
+    return field
 
 
 def _bicubic_weights(num_pixels: int, num_knots: int) -> npt.NDArray[Any]:

@@ -40,7 +40,8 @@ from stackseg.learning.optimisation import Schedule, build_average, build_optimi
 from stackseg.learning.segmentation import segment
 from stackseg.params import Params
 
-FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+FabricPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+FABRIC_PRECISION: dict[str, FabricPrecision] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ def find_prunable(model_name: str, checkpoints: Path, *, keep: int, older_than_d
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         aliased, versions = set(), []
-    free: list[ModelVersion] = sorted((one for one in versions if str(one.version) not in aliased), key=lambda one: -int(one.version))
+    free: list[ModelVersion] = sorted(
+        (one for one in versions if str(one.version) not in aliased), key=lambda one: -int(one.version)
+    )
     limit = time.time() - older_than_days * SECONDS_PER_DAY
     folders = [one for one in sorted(checkpoints.glob("*")) if one.is_dir() and _newest(one) < limit]
     num_bytes = sum(file.stat().st_size for one in folders for file in one.rglob("*") if file.is_file())

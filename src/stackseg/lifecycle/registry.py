@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from stackseg.errors import DataError
 from stackseg.imaging.catalog import Catalog
@@ -82,7 +84,7 @@ def register(
         for picture in pictures:
             mlflow.log_artifact(str(picture), "pictures")
         mlflow.log_dict(evaluation.model_dump(mode="json"), "scores.json")
-        model_id = version.model_id if version is not None else log_model().model_id
+        model_id = str(version.model_id if version is not None else log_model().model_id)
     # once for the run's own table, and on the model of it
     log_metrics(run_id, score_metrics(evaluation), model_id=model_id, dataset=test)
     if version is not None:
@@ -90,10 +92,26 @@ def register(
         if run_id not in runs:
             client.set_model_version_tag(model_name, version.version, "run_ids", ",".join([*runs, run_id]))
         return Registration(model_name, str(version.version), False, run_id, opened)
-    created = mlflow.register_model(
-        f"models:/{model_id}", model_name, tags=version_tags(spec, evaluation) | {"run_ids": run_id}
-    )
+    tags = version_tags(spec, evaluation) | {"run_ids": run_id}
+    created = _create_version(client, model_name, model_id, run_id, tags)
     return Registration(model_name, str(created.version), True, run_id, opened)
+
+
+def _create_version(
+    client: MlflowClient, model_name: str, model_id: str, run_id: str, tags: dict[str, str]
+) -> ModelVersion:
+    try:
+        client.create_registered_model(model_name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = client.create_model_version(
+        model_name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id
+    )
+    # the logged model's page links to its versions by this tag
+    link = json.dumps([{"name": model_name, "version": created.version}])
+    client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
+    return created
 
 
 def find_version(model_name: str, spec: BundleSpec) -> ModelVersion | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlflow
 import torch
-from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.dataset_source_registry import get_dataset_source_from_json
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
@@ -187,7 +187,7 @@ def reopened(run_id: str) -> Iterator[None]:
 
 def dataset_of(catalog: Catalog, data: Path, part: Part) -> MetaDataset:
     """Return the data set of one part, with DVC's md5 as its digest."""
-    source = resolve_dataset_source(str(data.resolve()))
+    source = get_dataset_source_from_json(json.dumps({"uri": str(data.resolve())}), source_type="local")
     return MetaDataset(source, name=f"{data.name}-{part}", digest=catalog.data_md5)  # type: ignore[abstract]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,16 +48,19 @@ def log_bundle(bundle: Path, spec: BundleSpec) -> Any:
         # compiled leftovers would make equal code differ
         code = Path(folder) / package.name
         shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__"))
-        return mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(code / "serving" / "model_code.py"),
-            artifacts={"bundle": str(bundle)},
-            code_paths=[str(code)],
-            pip_requirements=[f"{name}=={_public(version(name))}" for name in SERVED_PACKAGES]
-            + [f"mlflow=={version('mlflow')}"],
-            signature=SIGNATURE,
-            metadata={"bundle_digest": spec.digest, "data_md5": spec.lineage.data_md5},
-        )
+        with warnings.catch_warnings():
+            # the signature is given; an example would be an image that nobody needs
+            warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
+            return mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(code / "serving" / "model_code.py"),
+                artifacts={"bundle": bundle.resolve().as_uri()},
+                code_paths=[str(code)],
+                pip_requirements=[f"{name}=={_public(version(name))}" for name in SERVED_PACKAGES]
+                + [f"mlflow=={version('mlflow')}"],
+                signature=SIGNATURE,
+                metadata={"bundle_digest": spec.digest, "data_md5": spec.lineage.data_md5},
+            )
 
 
 def _public(full: str) -> str:
