@@ -51,15 +51,19 @@ def test_types_byte_orders_and_bigtiff(tmp_path: Path, dtype: str, byteorder: st
     assert info.voxel_size_zyx_um is None
 
 
-@pytest.mark.parametrize("compression", [None, "deflate", "lzw", "zstd", "packbits", "lzma"])
-@pytest.mark.parametrize("predictor", [False, True])
+@pytest.mark.parametrize(
+    ("compression", "predictor"),
+    [
+        (None, False),
+        ("packbits", False),
+        *((codec, on) for codec in ("deflate", "lzw", "zstd") for on in (False, True)),
+    ],
+)
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
 @pytest.mark.parametrize("layout", [{}, {"rowsperstrip": 7}, {"tile": (16, 32)}])
 def test_compressions_predictors_strips_and_tiles(
     tmp_path: Path, compression: str | None, predictor: bool, dtype: str, layout: dict[str, Any]
 ) -> None:
-    if predictor and compression in (None, "packbits"):
-        pytest.skip("TIFF has no such combination")
     stack_zyx = noise(3, 40, 50, dtype=dtype)
     path = tmp_path / "s.tif"
     tifffile.imwrite(
@@ -115,6 +119,15 @@ def test_palette_gives_indices(tmp_path: Path) -> None:
     stack = open_stack(tmp_path / "p.tif")
     assert stack.info.palette
     assert np.array_equal(stack.plane(0)[..., 0], indices_yx)
+
+
+def test_jpeg_is_read_and_said(tmp_path: Path) -> None:
+    y, x = np.mgrid[:64, :64]
+    smooth_yx = (100 + y + x).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "j.tif", smooth_yx, compression="jpeg", compressionargs={"level": 95})
+    stack = open_stack(tmp_path / "j.tif")
+    assert np.abs(stack.plane(0)[..., 0].astype(int) - smooth_yx).max() <= 3
+    assert stack.info.notes == ("JPEG-compressed: values are not exact",)
 
 
 class TestImageJ:
@@ -308,6 +321,16 @@ class TestAxes:
         assert np.array_equal(read(tmp_path / "a.tif", axes="ZYX")[..., 0], stack_zyx)
         assert np.array_equal(read(tmp_path / "a.tif", axes="CYX")[0], np.moveaxis(stack_zyx, 0, 2))
 
+    @pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}])
+    def test_planes_that_tifffile_calls_channels(self, tmp_path: Path, options: dict[str, bool]) -> None:
+        stack_zyx = noise(9, 16, 20)
+        tifffile.imwrite(tmp_path / "a.tif", stack_zyx, **options)
+        with pytest.raises(DataError, match="--axes ZYX` for planes or `--axes CYX` for channels"):
+            open_stack(tmp_path / "a.tif")
+        assert np.array_equal(read(tmp_path / "a.tif", axes="ZYX")[..., 0], stack_zyx)
+        tifffile.imwrite(tmp_path / "few.tif", stack_zyx[:4], **options)
+        assert open_stack(tmp_path / "few.tif").info.num_channels == 4
+
     @pytest.mark.parametrize("axes", ["ZY", "ZZYX", "TYX", "ZYXQ", "", "ZCYX"])
     def test_axes_that_do_not_fit(self, tmp_path: Path, axes: str) -> None:
         tifffile.imwrite(tmp_path / "a.tif", noise(5, 16, 20), metadata=None, photometric="minisblack")
@@ -398,6 +421,10 @@ def test_pickled_forked_and_threaded_stacks_read_the_same(tmp_path: Path) -> Non
         assert _checksum(pickle.loads(pickle.dumps(stack)), 3) == sums[3]
         with ThreadPoolExecutor(4) as threads:
             assert list(threads.map(lambda z: _checksum(stack, z % 16), range(64))) == sums * 4
+    tifffile.imwrite(tmp_path / "one.tif", stack_zyx[5], compression="deflate")
+    single = open_stack(tmp_path / "one.tif")
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda _: _checksum(single, 0), range(64))) == sums[5:6] * 64
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this platform")

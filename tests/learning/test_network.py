@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import textwrap
@@ -28,7 +29,7 @@ from stackseg.learning.network import (
     size_multiple,
     smallest_size,
 )
-from stackseg.learning.pretrained import find_source
+from stackseg.learning.pretrained import fetch, find_source
 
 TINY_VIT = "tu-vit_tiny_patch16_224"
 
@@ -311,14 +312,25 @@ def test_a_hub_out_of_reach_is_said_within_seconds(tmp_path: Path) -> None:
             except ModelError as error:
                 print(time.monotonic() - start < 10, error)
     """
-    # a closed port, and an address that swallows what is sent to it
-    for endpoint in ("http://127.0.0.1:9", "http://192.0.2.1"):
-        lines = run(code, tmp_path, endpoint).splitlines()
-        assert len(lines) == 2
-        for line in lines:
-            assert line.startswith("True model.encoder_weights: the pretrained weights")
-            assert f"{endpoint} does not" in line
-            assert "Set encoder_weights to null" in line
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # a closed port, and a server that takes the question and never answers
+        for endpoint in ("http://127.0.0.1:9", f"http://127.0.0.1:{silent.getsockname()[1]}"):
+            lines = run(code, tmp_path, endpoint).splitlines()
+            assert len(lines) == 2
+            for line in lines:
+                assert line.startswith("True model.encoder_weights: the pretrained weights")
+                assert f"{endpoint} does not" in line
+                assert "Set encoder_weights to null" in line
+
+
+def test_a_name_service_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = threading.Event()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: hung.wait(30))
+    monkeypatch.setattr("stackseg.learning.pretrained.ANSWER_WITHIN_S", 0.1)
+    with pytest.raises(ModelError, match=r"does not answer within 0\.1 s"):
+        fetch(find_source("resnet18", "imagenet"), "model.safetensors")
+    hung.set()
 
 
 def test_building_without_weights_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

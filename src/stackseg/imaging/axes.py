@@ -68,16 +68,17 @@ def name_axes(axes: str, shape: tuple[int, ...], *, where: str, option: str | No
     return "".join("Z" if letter in plain else letter for letter in axes)
 
 
-def refuse_planar_guess(axes: str, shape: tuple[int, ...], *, where: str) -> None:
-    """Raise for 3 or 4 grey planes that `tifffile.imwrite` may have written, unasked, as one colour image."""
+def refuse_guess(axes: str, shape: tuple[int, ...], *, where: str) -> None:
+    """Raise for what `tifffile.imwrite` calls channels or colours unasked, and may as well be grey planes."""
     sizes = ", ".join(f"{letter}={size}" for letter, size in zip(axes, shape, strict=True))
-    planes, colours = (axes.replace("S", letter).replace("Q", "Z").replace("I", "Z") for letter in "ZC")
+    doubtful = "S" if "S" in axes else "C"
+    planes, channels = (axes.replace(doubtful, letter).translate(str.maketrans("QI", "ZZ")) for letter in "ZC")
     either = f"`--axes {planes}` for planes or " if planes.count("Z") == 1 else ""
     raise DataError(
-        f"its dimensions are {sizes}: tifffile writes {shape[axes.index('S')]} grey planes and the separate channels "
-        "of a colour image alike",
+        f"its dimensions are {sizes}: tifffile writes {shape[axes.index(doubtful)]} grey planes and as many channels "
+        "alike unless it is told",
         where=where,
-        remedy=f"say what they are: {either}`--axes {colours}` for channels",
+        remedy=f"say what they are: {either}`--axes {channels}` for channels",
     )
 
 

@@ -31,8 +31,8 @@ class PageSource(Protocol):
     dtype: np.dtype[np.generic]
     alpha: str
     """"declared" or "assumed" where the last sample is an alpha channel, else empty."""
-    planar_guess: bool
-    """Whether S may as well be three or four grey planes."""
+    guessed_channels: bool
+    """Whether what the file calls colours or channels may as well be grey planes."""
     palette: bool
     voxel_size_zyx_um: VoxelSize | None
     notes: list[str]
@@ -116,7 +116,7 @@ class PngPage:
         self.dtype = np.dtype("?" if mode == "1" else "u2" if bit_depth == 16 else "u1")
         self.palette = mode == "P"
         self.alpha = "declared" if num_samples in (2, 4) else ""
-        self.planar_guess = False
+        self.guessed_channels = False
         self.voxel_size_zyx_um: VoxelSize | None = None  # PNG knows resolution for print only
         self.notes = ["palette image: pixel values are indices into its colours"] if self.palette else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stackseg.errors import DataError
-from stackseg.imaging.axes import VoxelSize, name_axes, refuse_planar_guess
+from stackseg.imaging.axes import VoxelSize, name_axes, refuse_guess
 from stackseg.imaging.formats import PageSource, open_pages
 from stackseg.imaging.tiff_checks import COPY_AGAIN
 from stackseg.imaging.tiffs import brief
@@ -66,7 +67,7 @@ class Stack:
         self._num_channels = source.shape[self._letters.index("C")] if "C" in self._letters else 1
         notes = list(source.notes)
         if self._num_channels > 1 and source.alpha and source.axes[self._letters.index("C")] == "S":
-            self._num_channels, note = self._without_alpha(assumed=source.alpha == "assumed", dtype=source.dtype)
+            self._num_channels, note = self._without_alpha(source)
             notes.append(note)
         self.info = StackInfo(
             path=path,
@@ -81,7 +82,8 @@ class Stack:
             palette=source.palette,
             notes=tuple(notes),
         )
-        self._release()
+        if self._num_planes == 1:
+            self.close()
 
     def __len__(self) -> int:
         return self._num_planes
@@ -96,9 +98,12 @@ class Stack:
         IndexError
             There is no such plane.
         """
-        image_yxc = self._gather(z)[:, :, : self._num_channels]
-        self._release()
-        return np.ascontiguousarray(image_yxc)
+        if self._num_planes > 1:
+            image_yxc = self._gather(self._opened(), z)
+        else:
+            with closing(self._open()) as source:
+                image_yxc = self._gather(source, z)
+        return np.ascontiguousarray(image_yxc[:, :, : self._num_channels])
 
     def close(self) -> None:
         """Close the file; the next plane opens it again."""
@@ -123,18 +128,16 @@ class Stack:
     def _opened(self) -> PageSource:
         if self._source is None or self._owner != os.getpid():
             self.close()  # a forked process shares the file's position with its parent, and needs a file of its own
-            self._source, self._owner = open_pages(self._path, axes_given=self._axes is not None), os.getpid()
+            self._source, self._owner = self._open(), os.getpid()
         return self._source
 
-    def _release(self) -> None:
-        if self._num_planes == 1:
-            self.close()
+    def _open(self) -> PageSource:
+        return open_pages(self._path, axes_given=self._axes is not None)
 
-    def _gather(self, z: int) -> Plane:
+    def _gather(self, source: PageSource, z: int) -> Plane:
         """Decode the pages of one plane and turn them into (Y, X, C), alpha included."""
         if not 0 <= z < self._num_planes:
             raise IndexError(f"plane {z} of a stack of {self._num_planes}")
-        source = self._opened()
         num_grid = len(source.shape) - source.num_page_axes
         letters, grid, page_shape = self._letters, source.shape[:num_grid], source.shape[num_grid:]
         numbers = np.arange(int(np.prod(grid, dtype=np.int64))).reshape(grid)
@@ -162,16 +165,17 @@ class Stack:
         )
         return image_yxc.view(np.uint8) if image_yxc.dtype == np.bool_ else image_yxc
 
-    def _without_alpha(self, *, assumed: bool, dtype: np.dtype[np.generic]) -> tuple[int, str]:
+    def _without_alpha(self, source: PageSource) -> tuple[int, str]:
         """Return the number of channels without a constant alpha, and what to say.
 
         All planes are looked at until one varies. A fourth sample that the file does not declare to be alpha is taken
         for one only where it is opaque throughout, for it may be a channel that holds nothing.
         """
-        opaque = 1.0 if dtype.kind == "f" else 2.0 ** (8 * dtype.itemsize) - 1
+        assumed = source.alpha == "assumed"
+        opaque = 1.0 if source.dtype.kind == "f" else 2.0 ** (8 * source.dtype.itemsize) - 1
         first: float | None = None
         for z in range(self._num_planes):
-            alpha_yx = self._gather(z)[:, :, -1]
+            alpha_yx = self._gather(source, z)[:, :, -1]
             first = float(alpha_yx.flat[0]) if first is None else first
             if (alpha_yx != first).any() or (assumed and first != opaque):
                 found = "fourth sample is no opaque alpha" if assumed else "alpha varies"
@@ -203,8 +207,8 @@ def open_stack(path: Path, *, axes: str | None = None) -> Stack:
 
 def _letters(source: PageSource, path: Path, option: str | None) -> str:
     """Return Z, C, Y or X for each dimension of the file."""
-    if option is None and source.planar_guess:
-        refuse_planar_guess(source.axes, source.shape, where=str(path))
+    if option is None and source.guessed_channels:
+        refuse_guess(source.axes, source.shape, where=str(path))
     return name_axes(source.axes, source.shape, where=str(path), option=option).replace("S", "C")
 
 

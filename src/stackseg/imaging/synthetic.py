@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,6 +33,11 @@ _FORMAT = 1  # raise it whenever the bytes change
 _NAMES = ("images.tif", "masks.tif")
 _VOXEL_SIZE_UM = 2
 _NOISE, _RINGS = 100, 101  # random streams, beside those of the rock
+# The digests of both files, in both: an edited file, or one of another sample, shows without making the sample again.
+_SEAL = b"images_sha256=%b\nmasks_sha256=%b"
+_OPEN_SEAL = _SEAL % (b"0" * 64, b"0" * 64)
+_SEAL_PATTERN = re.compile(_SEAL % (b"[0-9a-f]{64}", b"[0-9a-f]{64}"))
+_HEAD_BYTES = 4096  # the description is within
 _MARGIN = 1  # voxels around the stack, which the blur takes away
 _SLAB_VOXELS = 1 << 22  # made at a time: about 300 MB of working memory
 
@@ -80,16 +86,16 @@ def _gain(num_rows: int, num_columns: int, seed: int) -> IntArray:
     draws = np.random.PCG64([seed, _RINGS]).random_raw(int(radius.max()) + 1) >> np.uint64(56)
     offset = draws.astype(np.int64) - 128
     ring = np.where(draws % np.uint64(8) == 0, offset, offset // 10)  # one detector column in eight is far off
-    cupping = 130 * squared // int(squared.max() + 1)
-    return (960 + cupping + ring[radius]).astype(np.int32)
+    cupping = 190 * squared // int(squared.max() + 1)
+    return (930 + cupping + ring[radius]).astype(np.int32)
 
 
 def _noise(z: int, num_rows: int, num_columns: int, seed: int) -> IntArray:
-    """Return a plane's noise (Y, X), nearly normal, σ ≈ 3700, and a little correlated, as reconstruction leaves it."""
+    """Return a plane's noise (Y, X), nearly normal, σ ≈ 3500, and a little correlated, as reconstruction leaves it."""
     num_padded = (num_rows + 2) * (num_columns + 2)
     octets = np.random.PCG64([seed, _NOISE, z]).random_raw(num_padded).astype("<u8").view(np.uint8)
     white_yx = octets.reshape(num_rows + 2, num_columns + 2, 8).sum(axis=2, dtype=np.int32) - 8 * 255 // 2
-    return _smooth(_smooth(white_yx, 0, centre=6), 1, centre=6) * 15 // 32
+    return _smooth(_smooth(white_yx, 0, centre=6), 1, centre=6) * 7 // 16
 
 
 def _smooth(volume: IntArray, axis: int, *, centre: int) -> IntArray:
@@ -109,15 +115,17 @@ def write_sample(folder: Path, shape_zyx: tuple[int, int, int] = DEFAULT_SHAPE_Z
         The disk is full, or the folder cannot be written to.
     """
     images_zyx, masks_zyx = sample_stack(shape_zyx, seed=seed)
-    description = _description(images_zyx, masks_zyx, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as cleanup:
             parts = [folder / f".{name}.{os.getpid()}.part" for name in _NAMES]
             for part in parts:
                 cleanup.callback(part.unlink, missing_ok=True)
-            _write_tiff(parts[0], images_zyx, description)
-            _write_tiff(parts[1], masks_zyx, description)
+            _write_tiff(parts[0], images_zyx, seed)
+            _write_tiff(parts[1], masks_zyx, seed)
+            seal = _SEAL % tuple(_unsealed_sha256(part)[1] for part in parts)
+            for part in parts:
+                _put_seal(part, seal)
             for part, name in zip(parts, _NAMES, strict=True):
                 os.replace(part, folder / name)
     except OSError as error:
@@ -133,31 +141,18 @@ def is_untouched_sample(folder: Path) -> bool:
     if not folder.is_dir() or sorted(path.name for path in folder.iterdir()) != list(_NAMES):
         return False
     try:
-        (description, images_sha256), (same, masks_sha256) = (_read_back(folder / name) for name in _NAMES)
-    except (tifffile.TiffFileError, OSError, ValueError):
+        seals, digests = zip(*(_unsealed_sha256(folder / name) for name in _NAMES), strict=True)
+    except OSError:  # what cannot be read is not known to be the sample
         return False
-    entries = dict(line.partition("=")[::2] for line in description.splitlines())
-    promised = (entries.get("images_sha256"), entries.get("masks_sha256"))
-    return description == same and promised == (images_sha256, masks_sha256)
+    return set(seals) == {_SEAL % digests}
 
 
-def _write_tiff(path: Path, volume_zyx: Images | Masks, description: str) -> None:
-    """Write an uncompressed little-endian TIFF without date, program name or anything else that may differ."""
-    with tifffile.TiffWriter(path, byteorder="<", bigtiff=volume_zyx.nbytes > 4_000_000_000) as tiff:
-        tiff.write(
-            volume_zyx,
-            photometric="minisblack",
-            description=description,
-            resolution=((1, _VOXEL_SIZE_UM), (1, _VOXEL_SIZE_UM)),
-            resolutionunit="NONE",
-            metadata=None,
-            software=False,
-        )
+def _write_tiff(path: Path, volume_zyx: Images | Masks, seed: int) -> None:
+    """Write an uncompressed little-endian TIFF without date, program name or anything else that may differ.
 
-
-def _description(images_zyx: Images, masks_zyx: Masks, seed: int) -> str:
-    """Return ImageJ's description of a stack in µm, with the digests that tell an edited sample."""
-    num_planes, num_rows, num_columns = images_zyx.shape
+    The description is ImageJ's, for a stack in µm, with an open seal.
+    """
+    num_planes, num_rows, num_columns = volume_zyx.shape
     lines = [
         "ImageJ=1.54f",
         f"images={num_planes}",
@@ -168,21 +163,33 @@ def _description(images_zyx: Images, masks_zyx: Masks, seed: int) -> str:
         f"sample_format={_FORMAT}",
         f"sample_seed={seed}",
         f"sample_shape_zyx={num_planes}x{num_rows}x{num_columns}",
-        f"images_sha256={_sha256(images_zyx)}",
-        f"masks_sha256={_sha256(masks_zyx)}",
+        _OPEN_SEAL.decode(),
+        "",
     ]
-    return "\n".join([*lines, ""])
+    with tifffile.TiffWriter(path, byteorder="<", bigtiff=volume_zyx.nbytes > 4_000_000_000) as tiff:
+        tiff.write(
+            volume_zyx,
+            photometric="minisblack",
+            description="\n".join(lines),
+            resolution=((1, _VOXEL_SIZE_UM), (1, _VOXEL_SIZE_UM)),
+            resolutionunit="NONE",
+            metadata=None,
+            software=False,
+        )
 
 
-def _read_back(path: Path) -> tuple[str, str]:
-    """Return a TIFF's description and the digest of its pixels."""
-    with tifffile.TiffFile(path) as tiff:
-        return tiff.pages.first.description, _sha256(*(page.asarray() for page in tiff.pages))
+def _put_seal(path: Path, seal: bytes) -> None:
+    with path.open("r+b") as file:
+        position = file.read(_HEAD_BYTES).index(_OPEN_SEAL)
+        file.seek(position)
+        file.write(seal)
 
 
-def _sha256(*pieces: npt.NDArray[np.generic]) -> str:
-    """Return the digest of pixels in little-endian order, whatever the machine's."""
-    sha = hashlib.sha256()
-    for piece in pieces:
-        sha.update(piece.astype(piece.dtype.newbyteorder("<"), copy=False).data)
-    return sha.hexdigest()
+def _unsealed_sha256(path: Path) -> tuple[bytes, bytes]:
+    """Return the seal in a file, empty without one, and the digest of the file as it was with its seal open."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        found = _SEAL_PATTERN.search(head)
+        seal = found.group() if found else b""
+        sha = hashlib.sha256(_SEAL_PATTERN.sub(_OPEN_SEAL, head, count=1))
+        return seal, hashlib.file_digest(file, lambda: sha).hexdigest().encode()

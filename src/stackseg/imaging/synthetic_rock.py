@@ -15,11 +15,12 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int32]
 
 PORE, CLAY, QUARTZ, HEAVY = range(4)
-_LEVELS = np.array([13000, 20800, 28500, 42500], np.int32)  # grey level of each
+_LEVELS = np.array([15500, 22500, 31000, 45000], np.int32)  # grey level of each
 
 _GRAINS, _HEAVIES, _ROUGHNESS, _CLAY_BODIES, _CLAY_EDGES, _CLAY_TEXTURE = range(6)  # random streams
 _STEPS = 4  # centres and radii of grains are in quarters of a voxel
 _SURFACE = 4096  # the scaled squared distance at a grain's surface
+_CEMENTED = 1200  # narrower gaps between grains are closed, as quartz cement does
 _FAR = 4 * _SURFACE  # no grain near
 _OVERHANG = 3  # lattice cells before the first voxel, whose grains may reach in
 
@@ -58,7 +59,7 @@ class _Grain:
     shade: int
 
 
-_QUARTZ_GRAINS = _Population(_GRAINS, pitch=23, radius=40, radius_span=44, keep=220)
+_QUARTZ_GRAINS = _Population(_GRAINS, pitch=26, radius=42, radius_span=50, keep=220)
 _HEAVY_GRAINS = _Population(_HEAVIES, pitch=16, radius=13, radius_span=7, keep=120)
 
 
@@ -73,10 +74,10 @@ def rock(start: int, shape_zyx: tuple[int, int, int], seed: int) -> tuple[npt.ND
 
     minerals = np.full(shape_zyx, PORE, np.uint8)
     minerals[crowding < (bodies - 172) * 400] = CLAY
-    minerals[nearest < _SURFACE] = QUARTZ
+    minerals[(nearest < _SURFACE) | (crowding < _CEMENTED)] = QUARTZ
     minerals[heavy < _SURFACE] = HEAVY
 
-    texture = (value_noise(_CLAY_TEXTURE, 3, start, shape_zyx, seed) - 128) * 40
+    texture = (value_noise(_CLAY_TEXTURE, 3, start, shape_zyx, seed) - 128) * 30
     levels = _LEVELS[minerals]
     levels += np.where(minerals == QUARTZ, shade, 0) + np.where(minerals == CLAY, texture, 0)
     return minerals, levels

@@ -27,6 +27,7 @@ from stackseg.imaging.tiff_checks import (
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _JPEG = (6, 7)
+_MOST_CHANNELS_UNASKED = 4
 
 
 class TiffPages:
@@ -136,13 +137,18 @@ class TiffPages:
         samples = first.samplesperpixel if "S" in first.axes else 1
         rgb = first.photometric == tifffile.PHOTOMETRIC.RGB
         declared = bool(first.extrasamples) and first.extrasamples[-1] in (1, 2)
+        by_tifffile = first.software.startswith("tifffile")
         named = series.kind not in ("generic", "uniform", "shaped") or "axes" in (tiff.shaped_metadata or ({},))[0]
-        guessed = not named and first.software.startswith("tifffile")  # it takes 3 or 4 of anything for RGB(A)
+        guessed = by_tifffile and not named  # it takes three or four of anything for RGB(A)
         if declared and not guessed and samples in (2, 4):
             self.alpha = "declared"
         else:
             self.alpha = "assumed" if samples == 4 and (rgb or declared) else ""
-        self.planar_guess = guessed and rgb and first.planarconfig == 2 and samples in (3, 4)
+        # in ImageJ and OME files it takes the planes of a (Z, Y, X) array for channels
+        as_channels = by_tifffile and series.kind in ("imagej", "ome") and self.axes == "CYX"
+        self.guessed_channels = (guessed and rgb and first.planarconfig == 2 and samples in (3, 4)) or (
+            as_channels and self.shape[0] > _MOST_CHANNELS_UNASKED
+        )
         self.palette = first.photometric == tifffile.PHOTOMETRIC.PALETTE
         self.voxel_size_zyx_um: VoxelSize | None = None
         if series.kind == "ome" and tiff.ome_metadata is not None:

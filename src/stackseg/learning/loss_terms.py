@@ -1,7 +1,7 @@
 """The terms of the segmentation losses: sums over pixels, and the ratios that turn summed sums into a loss.
 
-Shapes: logits and probabilities (B, C, Y, X); labels (B, Y, X), any class where not valid; validity (B, Y, X) bool;
-truth (B, C, Y, X) bool, one-hot and all false where not valid. Logits are finite at every pixel.
+Shapes: logits and probabilities (B, C, Y, X); target (B, Y, X) with ``ignore_index`` where there is no label; truth
+(B, C, Y, X) bool, one-hot and all false where there is no label; valid (B, Y, X) bool.
 """
 
 from __future__ import annotations
@@ -12,31 +12,36 @@ from torch.nn import functional as F
 
 
 def cross_entropy_sums(
-    logits_bcyx: Tensor, label_byx: Tensor, valid_byx: Tensor, class_weights: Tensor, gamma: float
+    logits_bcyx: Tensor, target_byx: Tensor, class_weights: Tensor, ignore_index: int, gamma: float
 ) -> Tensor:
-    """Return (sum of weight · (1 - p)^gamma · -log p, sum of weight) over the valid pixels."""
-    log_p_byx = logits_bcyx.log_softmax(1).gather(1, label_byx[:, None])[:, 0]
-    weight_byx = class_weights[label_byx] * valid_byx
-    loss_byx = -log_p_byx
-    if gamma > 0:
-        # The floor keeps the slope of x^gamma finite where p rounds to 1 and gamma is below 1.
-        loss_byx = loss_byx * (-torch.expm1(log_p_byx)).clamp_min(1e-7).pow(gamma)
-    return torch.stack([(weight_byx * loss_byx).sum(), weight_byx.sum()])
+    """Return (sum of weight · (1 - p)^gamma · -log p, sum of weight) over the labelled pixels."""
+    num_pixels_c = torch.stack([(target_byx == index).sum() for index in range(len(class_weights))])
+    sum_weight = (num_pixels_c * class_weights).sum()
+    if gamma == 0:
+        loss = F.cross_entropy(
+            logits_bcyx, target_byx, weight=class_weights, ignore_index=ignore_index, reduction="sum"
+        )
+        return torch.stack([loss, sum_weight])
+    loss_byx = F.cross_entropy(logits_bcyx, target_byx, ignore_index=ignore_index, reduction="none")
+    weight_byx = class_weights[torch.where(target_byx == ignore_index, 0, target_byx)]
+    # The floor keeps the slope of x^gamma finite where p rounds to 1 and gamma is below 1.
+    focus_byx = (-torch.expm1(-loss_byx)).clamp_min(1e-7).pow(gamma)
+    return torch.stack([(weight_byx * focus_byx * loss_byx).sum(), sum_weight])
 
 
 def one_vs_rest_sums(logits_bcyx: Tensor, truth_bcyx: Tensor, valid_byx: Tensor, class_weights: Tensor) -> Tensor:
-    """Return (sum of class weight · binary cross-entropy, sum of class weight) over valid pixels and classes."""
+    """Return (sum of class weight · binary cross-entropy, sum of class weight) over labelled pixels and classes."""
     loss_bcyx = F.binary_cross_entropy_with_logits(logits_bcyx, truth_bcyx.float(), reduction="none")
     loss_c = (loss_bcyx * valid_byx[:, None]).sum((0, 2, 3))
     return torch.stack([(loss_c * class_weights).sum(), valid_byx.sum() * class_weights.sum()])
 
 
-def overlap_sums(p_bcyx: Tensor, truth_bcyx: Tensor, valid_byx: Tensor) -> Tensor:
+def overlap_sums(p_bcyx: Tensor, truth_bcyx: Tensor) -> Tensor:
     """Return per class the soft true positives, predicted and true pixels, concatenated to (3C,)."""
-    pixels = (0, 2, 3)
-    return torch.cat(
-        [(p_bcyx * truth_bcyx).sum(pixels), (p_bcyx * valid_byx[:, None]).sum(pixels), truth_bcyx.sum(pixels)]
-    )
+    truth_bcn = truth_bcyx.flatten(2).float()
+    # The soft confusion matrix (predicted, true) as one product: a third of the time of masked sums.
+    confusion_cc = torch.bmm(p_bcyx.flatten(2), truth_bcn.transpose(1, 2)).sum(0)
+    return torch.cat([confusion_cc.diagonal(), confusion_cc.sum(1), truth_bcn.sum((0, 2))])
 
 
 def one_minus_overlap(sums: Tensor, alpha: float, beta: float) -> Tensor:

@@ -82,11 +82,8 @@ class SegmentationLoss(nn.Module):
     def forward(self, logits_bcyx: Tensor, target_byx: Tensor) -> Tensor:
         """Return the scalar loss, in float32 also under autocast."""
         with torch.autocast(logits_bcyx.device.type, enabled=False):
-            valid_byx = target_byx != self.ignore_index
-            label_byx = torch.where(valid_byx, target_byx, 0).long()
-            # Filled rather than multiplied: even an infinite logit at an ignored pixel leaves loss and gradient alone.
-            logits = logits_bcyx.float().masked_fill(~valid_byx[:, None], 0.0)
-            sums = {name: self._local_sums(name, logits, label_byx, valid_byx) for name in self.terms}
+            logits_bcyx, target_byx = logits_bcyx.float(), target_byx.long()
+            sums = {name: self._local_sums(name, logits_bcyx, target_byx) for name in self.terms}
             # One message for all terms: the latency of a reduction outweighs its few numbers.
             total = self.reduce_sum(torch.cat(list(sums.values())))
             parts = torch.split(total, [len(values) for values in sums.values()])
@@ -95,18 +92,19 @@ class SegmentationLoss(nn.Module):
             ]
             return torch.stack(losses).sum()
 
-    def _local_sums(self, name: str, logits: Tensor, label_byx: Tensor, valid_byx: Tensor) -> Tensor:
+    def _local_sums(self, name: str, logits_bcyx: Tensor, target_byx: Tensor) -> Tensor:
         """Return the sums over this process's pixels that ``_ratio`` turns into the term."""
         if name in ("cross_entropy", "focal"):
             gamma = self.focal_gamma if name == "focal" else 0.0
-            return loss_terms.cross_entropy_sums(logits, label_byx, valid_byx, self.class_weights, gamma)
-        class_cyx = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
-        truth_bcyx = (label_byx[:, None] == class_cyx) & valid_byx[:, None]
+            return loss_terms.cross_entropy_sums(logits_bcyx, target_byx, self.class_weights, self.ignore_index, gamma)
+        valid_byx = target_byx != self.ignore_index
+        class_cyx = torch.arange(logits_bcyx.shape[1], device=logits_bcyx.device)[:, None, None]
+        truth_bcyx = (target_byx[:, None] == class_cyx) & valid_byx[:, None]
         if name == "bce":
-            return loss_terms.one_vs_rest_sums(logits, truth_bcyx, valid_byx, self.class_weights)
+            return loss_terms.one_vs_rest_sums(logits_bcyx, truth_bcyx, valid_byx, self.class_weights)
         if name == "lovasz":
-            return loss_terms.lovasz_sums(logits.softmax(1), truth_bcyx, valid_byx)
-        return loss_terms.overlap_sums(logits.softmax(1), truth_bcyx, valid_byx)
+            return loss_terms.lovasz_sums(logits_bcyx.softmax(1), truth_bcyx, valid_byx)
+        return loss_terms.overlap_sums(logits_bcyx.softmax(1), truth_bcyx)
 
     def _ratio(self, name: str, total: Tensor) -> Tensor:
         if name == "dice":

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
 from stackseg.params.file import read_tree, write_tree
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
@@ -45,13 +47,13 @@ def adapt_params(
     tree = read_tree(path)
     changed = []
     rows = [
-        {"name": name, "raw": raw[0] if len(raw) == 1 else list(raw), "display": display}
+        {"name": name, "raw": _quoted(raw[0]) if len(raw) == 1 else [*map(_quoted, raw)], "display": _quoted(display)}
         for name, raw, display in classes
     ]
     data = tree.setdefault("data", {})
     if fresh or _plain(data.get("classes")) != rows:
         data["classes"] = rows
-        data["ignore"] = ignore
+        data["ignore"] = None if ignore is None else _quoted(ignore)
         changed.append(f"data.classes has {len(rows)} classes")
     if fresh:
         _set(tree, "split", _split_for(num_labelled, one_size=one_size), changed)
@@ -75,6 +77,11 @@ def _set(tree: Any, section: str, values: dict[str, Any], changed: list[str]) ->
         if _plain(node.get(key)) != value:
             node[key] = value
             changed.append(f"{section}.{key}: {value}")
+
+
+def _quoted(code: int | str) -> int | str:
+    # an unquoted # starts a comment
+    return DoubleQuotedScalarString(code) if isinstance(code, str) else code
 
 
 def _plain(node: Any) -> Any:

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stackseg.errors import ParamsError
 from stackseg.params.base import Section
 
-Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
-RawCode = int | Colour
+
+def _colour(text: str) -> str:
+    if not re.fullmatch("#[0-9a-f]{6}", text.lower()):
+        raise ValueError('a colour is written "#rrggbb"')
+    return text.lower()
+
+
+def _raw_colour(text: str) -> str:
+    if not re.fullmatch("#[0-9a-f]{6}([0-9a-f]{2})?", text.lower()):
+        raise ValueError('a mask value is a whole number or a colour "#rrggbb" ("#rrggbbaa" where not opaque)')
+    return text.lower()
+
+
+Colour = Annotated[
+    str, AfterValidator(_colour), WithJsonSchema({"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"})
+]
+RawColour = Annotated[
+    str,
+    AfterValidator(_raw_colour),
+    WithJsonSchema({"type": "string", "pattern": "^#[0-9a-fA-F]{6}([0-9a-fA-F]{2})?$"}),
+]
+RawCode = int | RawColour
 
 
 class ClassParams(Section):
@@ -67,7 +88,9 @@ def read_classes(path: Path) -> DataParams:
         return DataParams.model_validate({"classes": tree} if isinstance(tree, list) else tree)
     except FileNotFoundError:
         raise ParamsError("no such file", where=str(path), remedy="check --classes") from None
-    except (ValidationError, YAMLError) as error:
+    except IsADirectoryError:
+        raise ParamsError("a folder", expected="a YAML file", where=str(path), remedy="check --classes") from None
+    except (ValidationError, YAMLError, UnicodeDecodeError) as error:
         short = " ".join(str(error).split())[:160]
         raise ParamsError(
             f"not a class table ({short})",

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stackseg.errors import ParamsError
 from stackseg.params.augment import AugmentParams
 from stackseg.params.base import Section
-from stackseg.params.data import DataParams
+from stackseg.params.data import ClassParams, DataParams
 from stackseg.params.evaluate import EvaluateParams
 from stackseg.params.inference import InferenceParams
 from stackseg.params.intensity import IntensityParams
@@ -65,7 +66,7 @@ class Params(Section):
             node: Any = tree
             for name in sections:
                 node = node.get(name) if isinstance(node, dict) else None
-            if not isinstance(node, dict) or (last not in node):
+            if not isinstance(node, dict):
                 raise _unknown_key(key, "override")
             node[last] = value
         return _validate(tree, "override")
@@ -89,7 +90,9 @@ def read_params(path: Path) -> Params:
 def read_tree(path: Path) -> Any:
     """Read a YAML file so that it can be written again with its comments."""
     try:
-        tree = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        yaml = YAML(typ="rt")
+        yaml.preserve_quotes = True
+        tree = yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(
             "no such file", where=str(path), remedy="run from the project's root, where params.yaml is"
@@ -104,6 +107,11 @@ def read_tree(path: Path) -> Any:
 def write_tree(path: Path, tree: Any) -> None:
     """Write a tree from `read_tree`, comments kept, aside and then renamed."""
     yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    # a key without a value reads like an oversight
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width = 120
     text = StringIO()
@@ -143,17 +151,24 @@ def _validate(tree: Any, where: str) -> Params:
 
 
 def _as_params_error(error: ValidationError, plain: Any, where: str) -> ParamsError:
-    # an unknown key is the likeliest cause of every other complaint: name it first
-    problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    # an unknown key is the likeliest cause of every other complaint: name it first; of what each member of a union
+    # has to say, that from deepest inside, and last that it would like another type altogether
+    problems = sorted(error.errors(), key=lambda one: (one["type"] != "extra_forbidden", _wants_another_type(one)))
     first = problems[0]
     key = ".".join(_real_keys(first["loc"], plain))
     if first["type"] == "extra_forbidden":
         return _unknown_key(key, where)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    others = {".".join(_real_keys(one["loc"], plain)) for one in problems} - {key}
+    num_others = sum(not key.startswith(f"{other}.") for other in others)
+    more = f" (and {num_others} more)" if num_others else ""
     value = first.get("input")
     shown = "" if isinstance(value, dict) else f" is {value!r}"
     message = first["msg"].removeprefix("Value error, ")
     return ParamsError(f"{key}{shown}: {message}{more}", where=where, remedy=f"mend {key} in {where}")
+
+
+def _wants_another_type(problem: ErrorDetails) -> bool:
+    return problem["type"].endswith(("_type", "_error")) and problem["type"] != "value_error"
 
 
 def _real_keys(location: Sequence[str | int], plain: Any) -> Iterator[str]:
@@ -168,10 +183,13 @@ def _real_keys(location: Sequence[str | int], plain: Any) -> Iterator[str]:
 
 
 def _unknown_key(key: str, where: str) -> ParamsError:
-    near = difflib.get_close_matches(key, list(dotted_keys()), n=1, cutoff=0.5)
-    leaf = difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in dotted_keys()], n=1, cutoff=0.7)
-    if not near and leaf:
-        near = [k for k in dotted_keys() if k.split(".")[-1] == leaf[0]][:1]
+    valid = [*dotted_keys(), *(f"data.classes.{name}" for name in ClassParams.model_fields)]
+    wanted = ".".join(part for part in key.split(".") if not part.isdecimal())
+    leaf = wanted.rpartition(".")[2]
+    # a key may be right, and only in the wrong section
+    near = [one for one in valid if one.rpartition(".")[2] == leaf][:1]
+    near = near or difflib.get_close_matches(wanted, valid, n=1, cutoff=0.5)
+    near = near or [one for one in valid if difflib.get_close_matches(leaf, [one.rpartition(".")[2]], cutoff=0.7)][:1]
     remedy = f"the nearest valid key is {near[0]}" if near else "`stackseg params schema` lists the keys"
     return ParamsError(f"unknown key {key}", where=where, remedy=remedy)
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from stackseg.params.base import Section
 
-PlaneRange = Annotated[str, Field(pattern=r"^[^/\s][^/]*/(\*|\d+(-\d+)?)$")]
+_RANGE = r"^[^/\s][^/]*/(\*|[0-9]+(-[0-9]+)?)$"
+
+
+def _plane_range(text: str) -> str:
+    if not re.fullmatch(_RANGE, text):
+        raise ValueError('planes are written "specimen/7", "specimen/10-19" or "specimen/*"')
+    return text
+
+
+PlaneRange = Annotated[str, AfterValidator(_plane_range), WithJsonSchema({"type": "string", "pattern": _RANGE})]
 
 
 class ExplicitSplit(Section):
