@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a clone in which the main job has run once on a small sample."""
     root = tmp_path_factory.mktemp("main") / "project"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(root)], check=True)
@@ -93,8 +92,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project.run("stackseg", "sample", "--planes", "40", "--height", "64", "--width", "64")
     write_params(project, SMALL)
     project.commit("small")
-    project.first_output = project.run("dvc", "repro")  # type: ignore[attr-defined]
-    yield project
+    project.run("dvc", "repro")
+    return project
 
 
 def write_params(project: Project, values: dict[str, Any]) -> None:
@@ -327,4 +326,4 @@ def test_prune_shows_then_removes(trained: Project, tmp_path: Path) -> None:
     assert versions(project)
     project.run("stackseg", "prune", "--keep", "0", "--yes")
     assert project.sql("select count(*) from model_versions where current_stage <> 'Deleted_Internal'") == [(0,)]
-    assert not [one for one in (project.root / "mlruns").rglob("model.safetensors")]
+    assert not list((project.root / "mlruns").rglob("model.safetensors"))

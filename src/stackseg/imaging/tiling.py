@@ -56,7 +56,9 @@ class Tiling:
         return np.outer(rows, columns).astype(np.float32)
 
     def _starts(self, size: int, window: int) -> list[int]:
-        last = max(0, size - window)
+        if size <= window:  # which may be as small as the overlap
+            return [0]
+        last = size - window
         return [*range(0, last, window - self.overlap), last]
 
     def _ramp(self, part: slice, size: int) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ FieldYX = npt.NDArray[np.float32]
 # invented edges are learned.
 BORDER = cv2.BORDER_REFLECT_101
 BLURRED_SHARE = 1 / 6
-NOISY_SHARE = 1 / 4
+NOISY_SHARE = 1 / 5
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class IntensityStrength:
     blur
         Largest standard deviation of a Gaussian blur, pixels; for one in six patches.
     noise
-        Largest standard deviation of Gaussian noise; for one in four patches.
+        Largest standard deviation of Gaussian noise; for one in five patches.
     """
 
     contrast: float

@@ -8,7 +8,7 @@ from typing import Any
 
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from stackseg.params.file import read_tree, write_tree
+from stackseg.params.file import read_params, read_tree, write_tree
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
 
@@ -51,7 +51,9 @@ def adapt_params(
         for name, raw, display in classes
     ]
     data = tree.setdefault("data", {})
-    if fresh or _plain(data.get("classes")) != rows:
+    present = read_params(path).data
+    same = present.ignore == ignore and [(one.name, one.codes, one.display) for one in present.classes] == [*classes]
+    if fresh or not same:
         data["classes"] = rows
         data["ignore"] = None if ignore is None else _quoted(ignore)
         changed.append(f"data.classes has {len(rows)} classes")

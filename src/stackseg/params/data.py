@@ -26,9 +26,7 @@ def _raw_colour(text: str) -> str:
     return text.lower()
 
 
-Colour = Annotated[
-    str, AfterValidator(_colour), WithJsonSchema({"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"})
-]
+Colour = Annotated[str, AfterValidator(_colour), WithJsonSchema({"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"})]
 RawColour = Annotated[
     str,
     AfterValidator(_raw_colour),
