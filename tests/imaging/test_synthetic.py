@@ -26,8 +26,8 @@ from stackseg.imaging.synthetic_rock import integer_root
 
 # data.dvc is made of these bytes: whatever changes them must raise the format, and data.dvc with it
 SHA256 = {
-    "images.tif": "0",
-    "masks.tif": "0",
+    "images.tif": "d5716d02b0afeea322f966ea18ba21aff7e31d11fcfdd538d8dd85e5f0d72715",
+    "masks.tif": "b048b03784b1e51750f8b8bb5308c6c915c2eda1e0fe8ee176c66b94523e8adb",
 }
 SMALL = (6, 40, 32)
 

@@ -52,7 +52,8 @@ def run() -> None:
     """Run the command line: errors that a user can mend become one line and exit code 1."""
     apply_quiet_environment()
     # Fabric announces its precision and its processes; the verbs say what is worth knowing
-    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    for package in ("fabric", "pytorch"):
+        logging.getLogger(f"lightning.{package}.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         app()
     except StacksegError as error:

@@ -18,7 +18,7 @@ from stackseg.errors import ModelError, ParamsError
 from stackseg.imaging.catalog import Catalog
 from stackseg.imaging.counts import confusion_counts, iou_per_class, mean_iou, pixel_accuracy
 from stackseg.imaging.specimens import find_specimens
-from stackseg.learning.augmentation import build_augmentation
+from stackseg.learning.augmentation import build_augmentation, check_augmentation
 from stackseg.learning.batches import EpochSampler, PatchDataset, PatchPlan, patch_loader
 from stackseg.learning.bundle import (
     Bundle,
@@ -225,9 +225,10 @@ class _Training:
         options = params.train
         torch.manual_seed(params.seed)
         network = build_network(self._inference.network, encoder_weights=params.model.encoder_weights)
-        check_forward(network, self._inference.network.in_channels, options.patch_size)
+        num_images = options.batch_size // fabric.world_size
+        check_forward(network, self._inference.network.in_channels, options.patch_size, batch_size=num_images)
         if fabric.world_size > 1:
-            network = globalise_batch_norm(network)
+            network = globalise_batch_norm(network, fabric.device)
         if options.channels_last:
             network = network.to(memory_format=torch.channels_last)
         self._bare = network.to(fabric.device)
@@ -239,6 +240,8 @@ class _Training:
             options.patch_size, options.patches_per_epoch, options.rare_share, params.model.context_slices, params.seed
         )
         augmentation = build_augmentation(params.augment.preset, file=params.augment.file)
+        # said here rather than in a loader process in mid-training
+        check_augmentation(augmentation, (options.patch_size, options.patch_size, self._inference.network.in_channels))
         self._sampler = EpochSampler(
             options.patches_per_epoch, options.batch_size, rank=fabric.global_rank, num_processes=fabric.world_size
         )

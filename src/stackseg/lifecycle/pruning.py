@@ -12,6 +12,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
+from stackseg.lifecycle.registry import model_id_of
+
 SECONDS_PER_DAY = 86_400
 
 
@@ -61,10 +63,10 @@ def prune(found: Prunable) -> None:
     client = MlflowClient()
     for version in found.versions:
         client.delete_model_version(version.name, version.version)
-        if version.model_id:
-            location = client.get_logged_model(version.model_id).artifact_location
-            client.delete_logged_model(version.model_id)
-            get_artifact_repository(location).delete_artifacts()
+        model_id = model_id_of(version)
+        location = client.get_logged_model(model_id).artifact_location
+        client.delete_logged_model(model_id)
+        get_artifact_repository(location).delete_artifacts()
     for folder in found.checkpoints:
         shutil.rmtree(folder)
 

@@ -84,7 +84,7 @@ def register(
         for picture in pictures:
             mlflow.log_artifact(str(picture), "pictures")
         mlflow.log_dict(evaluation.model_dump(mode="json"), "scores.json")
-        model_id = str(version.model_id if version is not None else log_model().model_id)
+        model_id = model_id_of(version) if version is not None else str(log_model().model_id)
     # once for the run's own table, and on the model of it
     log_metrics(run_id, score_metrics(evaluation), model_id=model_id, dataset=test)
     if version is not None:
@@ -125,6 +125,11 @@ def find_version(model_name: str, spec: BundleSpec) -> ModelVersion | None:
         raise
     same = [one for one in versions if all(one.tags.get(key) == value for key, value in wanted.items())]
     return min(same, key=lambda one: int(one.version)) if same else None
+
+
+def model_id_of(version: ModelVersion) -> str:
+    """Return the id of the logged model behind a version; a version that was searched for holds it in its source."""
+    return str(version.source).removeprefix("models:/")
 
 
 def identity(spec: BundleSpec) -> dict[str, str]:

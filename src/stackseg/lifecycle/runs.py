@@ -92,6 +92,8 @@ class TrainingRun:
         note.write_text(self.run_id)
         if self.run_id == earlier:
             mlflow.set_tag("resumed_at_epoch", start.first_epoch)
+            logged = {one.step for one in MlflowClient().get_metric_history(earlier, "training/loss")}
+            self._tell_again([one for one in start.history if one.epoch not in logged])
             return
         shown = self._params.model_dump(mode="json", exclude={"project", "evaluate", "format"})
         mlflow.log_params(
@@ -107,9 +109,7 @@ class TrainingRun:
         mlflow.log_dict(self._catalog.model_dump(mode="json"), "catalog.json")
         if self._git.diff:
             mlflow.log_text(self._git.diff, "lineage/uncommitted.diff")
-        # epochs trained before the run was lost are told again, so that its curves are whole
-        for report in start.history:
-            self.on_epoch(report)
+        self._tell_again(start.history)
 
     def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
         """Log nothing per step: reading the loss would wait for the device."""
@@ -142,6 +142,11 @@ class TrainingRun:
         """Close the run as killed; the same training goes on in it."""
         if self.run_id:
             mlflow.end_run(status="KILLED")
+
+    def _tell_again(self, reports: Sequence[EpochReport]) -> None:
+        """Log epochs that an interruption kept from the run, so that its curves are whole."""
+        for report in reports:
+            self.on_epoch(report)
 
     def _tags(self, start: TrainingStart) -> dict[str, str]:
         return lineage_tags(self._git) | {
