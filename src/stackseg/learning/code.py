@@ -21,6 +21,7 @@ NOT_TRAINING = frozenset(
         "imaging/pictures.py",
         "imaging/scores.py",
         "imaging/synthetic.py",
+        "imaging/synthetic_rock.py",
         "learning/evaluation.py",
         "learning/reports.py",
     }
