@@ -29,6 +29,7 @@ from stackseg.imaging.synthetic import write_sample
 from stackseg.learning.devices import pick_device, resolve_precision
 from stackseg.learning.losses import build_loss
 from stackseg.learning.network import NetworkSpec, build_network
+from stackseg.learning.optimisation import build_optimizer
 from stackseg.learning.training import EpochReport, Machine, TrainingStart
 from stackseg.params import Params, read_params
 
@@ -134,7 +135,7 @@ def _bare(params: Params, catalog: Catalog, arguments: argparse.Namespace, devic
     torch.manual_seed(0)
     network = _network(catalog, arguments).to(device, memory_format=torch.channels_last)
     loss_of = build_loss({"cross_entropy": 1.0, "dice": 1.0}, num_classes=len(catalog.classes)).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    optimizer = build_optimizer(network, params.train)
     shape = (arguments.batch, 1, arguments.size, arguments.size)
     image = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
     target = torch.randint(0, len(catalog.classes), (shape[0], *shape[2:]), device=device)

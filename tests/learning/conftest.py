@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,7 +164,7 @@ def shared_project(make_project: MakeProject, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
-def project(shared_project: Project, tmp_path: Path) -> Project:
+def tiny(shared_project: Project, tmp_path: Path) -> Project:
     """The shared stack, with a folder of its own for what a test writes."""
     return shared_project.at(tmp_path / "project")
 
@@ -211,3 +212,13 @@ def compiler() -> None:
         get_cpp_compiler()
     except (InvalidCxxCompiler, RuntimeError):
         pytest.skip("torch.compile needs a C++ compiler, and there is none")
+
+
+@pytest.fixture(scope="session")
+def segment_bytes() -> Callable[..., Any]:
+    """The function behind the served model."""
+    with warnings.catch_warnings():
+        # MLflow complains of type hints of its own
+        warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
+        from stackseg.serving.pyfunc import segment_bytes
+    return segment_bytes

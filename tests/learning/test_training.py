@@ -22,7 +22,6 @@ from stackseg.learning.devices import has_bf16
 from stackseg.learning.evaluation import evaluate
 from stackseg.learning.segmentation import SegmentedPlane, segment
 from stackseg.learning.training import EpochReport, Machine, TrainingResult, train
-from stackseg.serving.pyfunc import segment_bytes
 
 RESUMED: dict[str, dict[str, Any]] = {
     "one cycle": {"train.schedule": "one_cycle"},
@@ -52,23 +51,23 @@ def names_in(folder: Path) -> list[str]:
     return sorted(one.name for one in folder.iterdir())
 
 
-def test_equal_seeds_give_equal_bundles_and_another_seed_another(project: Any) -> None:
-    first, again = project.train("first"), project.train("again")
-    other = project.having({"seed": 8}).train("other")
+def test_equal_seeds_give_equal_bundles_and_another_seed_another(tiny: Any) -> None:
+    first, again = tiny.train("first"), tiny.train("again")
+    other = tiny.having({"seed": 8}).train("other")
     assert first.spec.digest == again.spec.digest
     assert first.spec.weights_sha256 == again.spec.weights_sha256
     assert told(first.history) == told(again.history)
     assert other.spec.weights_sha256 != first.spec.weights_sha256
-    first_file, again_file = (project.folder / name / WEIGHTS_FILE for name in ("first", "again"))
+    first_file, again_file = (tiny.folder / name / WEIGHTS_FILE for name in ("first", "again"))
     assert first_file.read_bytes() == again_file.read_bytes()
 
 
 @pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
 @pytest.mark.parametrize("stop", [{"stop_after_epoch": 1}, {"stop_at_step": (2, 1)}], ids=["epoch end", "mid-epoch"])
 def test_a_stopped_training_goes_on_to_the_weights_of_an_unbroken_one(
-    project: Any, follower: Any, stopped: type[Exception], settings: dict[str, Any], stop: dict[str, Any]
+    tiny: Any, follower: Any, stopped: type[Exception], settings: dict[str, Any], stop: dict[str, Any]
 ) -> None:
-    made = project.having({"train.epochs": 4, **settings})
+    made = tiny.having({"train.epochs": 4, **settings})
     unbroken = made.train("unbroken")
     broken = follower(**stop)
     with pytest.raises(stopped):
@@ -89,10 +88,10 @@ def test_a_stopped_training_goes_on_to_the_weights_of_an_unbroken_one(
 
 
 def test_workers_and_resuming_with_them_change_no_weights(
-    project: Any, follower: Any, stopped: type[Exception]
+    tiny: Any, follower: Any, stopped: type[Exception]
 ) -> None:
     # dropout draws from the same stream as torch's loaders would, if they were let
-    made = project.having({"model.architecture": "PSPNet", "model.decoder_dropout": 0.5, "train.schedule": "cosine"})
+    made = tiny.having({"model.architecture": "PSPNet", "model.decoder_dropout": 0.5, "train.schedule": "cosine"})
     alone = made.train("alone")
     machine = Machine(device="cpu", num_workers=2)
     with pytest.raises(stopped):
@@ -103,13 +102,13 @@ def test_workers_and_resuming_with_them_change_no_weights(
 
 
 def test_a_training_killed_before_its_bundle_was_written_only_writes_it(
-    project: Any, follower: Any, stopped: type[Exception]
+    tiny: Any, follower: Any, stopped: type[Exception]
 ) -> None:
-    unbroken = project.train("unbroken")
+    unbroken = tiny.train("unbroken")
     with pytest.raises(stopped):
-        project.train("late", callbacks=(follower(stop_after_epoch=2),))
+        tiny.train("late", callbacks=(follower(stop_after_epoch=2),))
     follows = follower()
-    late = project.train("late", callbacks=(follows,))
+    late = tiny.train("late", callbacks=(follows,))
     assert follows.reports == []
     assert late.spec.digest == unbroken.spec.digest
 
@@ -129,44 +128,44 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("settings", DIFFERENT.values(), ids=DIFFERENT)
 def test_another_training_starts_anew(
-    project: Any, follower: Any, stopped: type[Exception], settings: dict[str, Any]
+    tiny: Any, follower: Any, stopped: type[Exception], settings: dict[str, Any]
 ) -> None:
     first, other = follower(stop_after_epoch=0), follower(stop_at_step=(0, 0))
     with pytest.raises(stopped):
-        project.train(callbacks=(first,))
+        tiny.train(callbacks=(first,))
     with pytest.raises(stopped):
-        project.having(settings).train(callbacks=(other,))
+        tiny.having(settings).train(callbacks=(other,))
     assert other.starts[0].first_epoch == 0
     assert other.starts[0].checkpoint_folder != first.starts[0].checkpoint_folder
 
 
 def test_what_training_does_not_read_does_not_start_it_anew(
-    project: Any, follower: Any, stopped: type[Exception]
+    tiny: Any, follower: Any, stopped: type[Exception]
 ) -> None:
     follows = follower()
     with pytest.raises(stopped):
-        project.train(callbacks=(follower(stop_after_epoch=0),))
+        tiny.train(callbacks=(follower(stop_after_epoch=0),))
     settings = {"evaluate.overlays": 9, "evaluate.confidence": 0.8, "project.model_name": "other"}
-    project.having(settings).train(callbacks=(follows,))
+    tiny.having(settings).train(callbacks=(follows,))
     assert follows.starts[0].first_epoch == 1
 
 
 def test_other_code_starts_anew(
-    project: Any, follower: Any, stopped: type[Exception], monkeypatch: pytest.MonkeyPatch
+    tiny: Any, follower: Any, stopped: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(stopped):
-        project.train(callbacks=(follower(stop_after_epoch=0),))
+        tiny.train(callbacks=(follower(stop_after_epoch=0),))
     monkeypatch.setattr(training, "code_digest", lambda: "of other code")
     follows = follower()
-    result = project.train(callbacks=(follows,))
+    result = tiny.train(callbacks=(follows,))
     assert follows.starts[0].first_epoch == 0
     assert result.spec.lineage.code_digest == "of other code"
 
 
-def test_an_edited_augmentation_file_starts_anew(project: Any, follower: Any, stopped: type[Exception]) -> None:
-    path = project.folder / "augment.json"
+def test_an_edited_augmentation_file_starts_anew(tiny: Any, follower: Any, stopped: type[Exception]) -> None:
+    path = tiny.folder / "augment.json"
     A.save(A.Compose([A.HorizontalFlip(p=0.5)]), path)
-    made = project.having({"augment.preset": "file", "augment.file": str(path)})
+    made = tiny.having({"augment.preset": "file", "augment.file": str(path)})
     with pytest.raises(stopped):
         made.train(callbacks=(follower(stop_after_epoch=0),))
     A.save(A.Compose([A.VerticalFlip(p=0.5)]), path)
@@ -178,32 +177,32 @@ def test_an_edited_augmentation_file_starts_anew(project: Any, follower: Any, st
 
 @pytest.mark.parametrize("stop", [{"stop_after_epoch": 0}, {"stop_at_step": (1, 0)}, {"stop_after_epoch": 2}])
 def test_an_exception_from_a_callback_leaves_the_model_alone(
-    project: Any, follower: Any, stopped: type[Exception], stop: dict[str, Any]
+    tiny: Any, follower: Any, stopped: type[Exception], stop: dict[str, Any]
 ) -> None:
-    model = project.folder / "model"
+    model = tiny.folder / "model"
     model.mkdir()
     (model / "bundle.json").write_text("the good old model")
     with pytest.raises(stopped):
-        project.train(callbacks=(follower(**stop),))
+        tiny.train(callbacks=(follower(**stop),))
     assert names_in(model) == ["bundle.json"]
     assert (model / "bundle.json").read_text() == "the good old model"
 
 
-def test_callbacks_hear_every_step_and_every_epoch_once(project: Any, follower: Any) -> None:
+def test_callbacks_hear_every_step_and_every_epoch_once(tiny: Any, follower: Any) -> None:
     follows = follower()
-    result = project.train(callbacks=(follows,))
+    result = tiny.train(callbacks=(follows,))
     (start,) = follows.starts
     assert (start.num_epochs, start.steps_per_epoch, start.first_epoch, start.history) == (3, 2, 0, ())
     assert (start.device, start.precision) == ("cpu", "fp32")
-    network = load_bundle(project.folder / "model").network
+    network = load_bundle(tiny.folder / "model").network
     assert start.num_parameters == sum(one.numel() for one in network.parameters())
     assert follows.steps == [(epoch, step) for epoch in range(3) for step in range(2)]
     assert tuple(follows.reports) == result.history
 
 
-def test_early_stopping_counts_validations_without_gain(project: Any) -> None:
+def test_early_stopping_counts_validations_without_gain(tiny: Any) -> None:
     settings = {"train.early_stopping": 2, "train.epochs": 30, "train.lr": 0.05, "train.schedule": "constant"}
-    history = project.having(settings).train().history
+    history = tiny.having(settings).train().history
     scores = [one.validation_mean_iou for one in history]
     gains = [score > max([-1.0, *scores[:place]]) for place, score in enumerate(scores)]
     assert [one.best for one in history] == gains
@@ -212,9 +211,9 @@ def test_early_stopping_counts_validations_without_gain(project: Any) -> None:
     assert not any(not first and not second for first, second in zip(gains[:-2], gains[1:-1], strict=True))
 
 
-def test_the_first_best_epoch_is_kept(project: Any) -> None:
+def test_the_first_best_epoch_is_kept(tiny: Any) -> None:
     settings = {"train.epochs": 8, "train.validate_every": 2, "train.lr": 0.03, "train.schedule": "constant"}
-    result = project.having(settings).train()
+    result = tiny.having(settings).train()
     validated = [one for one in result.history if one.validation_mean_iou is not None]
     assert [one.epoch for one in validated] == [1, 3, 5, 7]
     best = max(validated, key=lambda one: one.validation_mean_iou)
@@ -228,8 +227,8 @@ def test_the_first_best_epoch_is_kept(project: Any) -> None:
     assert best.epoch < 7  # else this shows nothing
 
 
-def test_the_last_epoch_validates_whatever_the_interval(project: Any) -> None:
-    history = project.having({"train.validate_every": 50}).train().history
+def test_the_last_epoch_validates_whatever_the_interval(tiny: Any) -> None:
+    history = tiny.having({"train.validate_every": 50}).train().history
     assert [one.validation_mean_iou is not None for one in history] == [False, False, True]
 
 
@@ -248,8 +247,8 @@ ONE_STEP: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("settings", ONE_STEP.values(), ids=ONE_STEP)
-def test_every_loss_optimiser_and_weighting_trains(project: Any, settings: dict[str, Any]) -> None:
-    made = project.having({"train.epochs": 1, **settings})
+def test_every_loss_optimiser_and_weighting_trains(tiny: Any, settings: dict[str, Any]) -> None:
+    made = tiny.having({"train.epochs": 1, **settings})
     untrained = training.build_network(
         training.inference_spec(made.params, made.catalog).network, encoder_weights=None
     ).state_dict()
@@ -260,15 +259,15 @@ def test_every_loss_optimiser_and_weighting_trains(project: Any, settings: dict[
     assert any(not torch.equal(untrained[name], kept[name]) for name in kept)
 
 
-def test_class_weights_of_another_number_are_refused(project: Any) -> None:
+def test_class_weights_of_another_number_are_refused(tiny: Any) -> None:
     with pytest.raises(ParamsError, match=r"train\.class_weights has 2 numbers; expected 3, one per class"):
-        project.having({"train.class_weights": [1.0, 2.0]}).train()
+        tiny.having({"train.class_weights": [1.0, 2.0]}).train()
 
 
 @pytest.mark.parametrize("num_steps", range(1, 12))
-def test_one_cycle_works_for_any_number_of_steps(project: Any, num_steps: int) -> None:
+def test_one_cycle_works_for_any_number_of_steps(tiny: Any, num_steps: int) -> None:
     settings = {"train.epochs": num_steps, "train.patches_per_epoch": 4, "train.validate_every": 99}
-    history = project.having(settings).train().history
+    history = tiny.having(settings).train().history
     rates = [one.lr for one in history]
     assert all(0 < rate <= 1e-3 for rate in rates)
     assert num_steps < 3 or rates[-1] < 1e-5
@@ -324,8 +323,8 @@ def test_validation_evaluation_and_serving_give_the_same_masks(
     tmp_path: Path,
     settings: dict[str, Any],
     stack: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
     segment_in_training: Callable[[Any], None],
+    segment_bytes: Callable[..., Any],
 ) -> None:
     project = make_project(tmp_path, {"train.epochs": 2, **settings}, **stack)
     seen: dict[int, Any] = {}
@@ -403,19 +402,19 @@ def test_the_test_part_is_not_read(make_project: Any, tmp_path: Path, stack_file
     assert told(again.history) == told(first.history)
 
 
-def test_bf16_trains_where_the_hardware_has_it(project: Any, follower: Any) -> None:
+def test_bf16_trains_where_the_hardware_has_it(tiny: Any, follower: Any) -> None:
     if not has_bf16(torch.device("cpu")):
         pytest.skip("this processor does not multiply bfloat16")
     follows = follower()
     settings = {"train.precision": "bf16", "inference.precision": "bf16"}
-    result = project.having(settings).train(callbacks=(follows,))
+    result = tiny.having(settings).train(callbacks=(follows,))
     assert follows.starts[0].precision == "bf16"
     assert result.spec.validation.precision == "bf16"
-    assert result.spec.weights_sha256 != project.train("fp32").spec.weights_sha256
-    assert all(one.dtype in (torch.float32, torch.int64) for one in load_bundle(project.folder / "model").network.state_dict().values())
+    assert result.spec.weights_sha256 != tiny.train("fp32").spec.weights_sha256
+    assert all(one.dtype in (torch.float32, torch.int64) for one in load_bundle(tiny.folder / "model").network.state_dict().values())
 
 
-def test_a_loss_that_is_no_number_ends_the_training_in_one_line(project: Any) -> None:
+def test_a_loss_that_is_no_number_ends_the_training_in_one_line(tiny: Any) -> None:
     settings = {
         "train.lr": 10.0,
         "train.optimizer": "sgd",
@@ -425,9 +424,9 @@ def test_a_loss_that_is_no_number_ends_the_training_in_one_line(project: Any) ->
         "train.patches_per_epoch": 32,
     }
     with pytest.raises(ModelError, match=r"the loss is (nan|inf) in epoch \d+\. Lower train\.lr") as caught:
-        project.having(settings).train()
+        tiny.having(settings).train()
     assert "\n" not in caught.value.sentence()
-    assert not (project.folder / "model").exists()
+    assert not (tiny.folder / "model").exists()
 
 
 IMPOSSIBLE: dict[str, tuple[dict[str, Any], Machine, type[StacksegError], str]] = {
@@ -454,26 +453,26 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], Machine, type[StacksegError], str]] 
 
 @pytest.mark.parametrize(("settings", "machine", "kind", "words"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 def test_what_cannot_be_done_is_said_before_anything_starts(
-    project: Any, follower: Any, settings: dict[str, Any], machine: Machine, kind: type[StacksegError], words: str
+    tiny: Any, follower: Any, settings: dict[str, Any], machine: Machine, kind: type[StacksegError], words: str
 ) -> None:
     follows = follower()
     with pytest.raises(kind, match=words) as caught:
-        project.having(settings).train(machine=machine, callbacks=(follows,))
+        tiny.having(settings).train(machine=machine, callbacks=(follows,))
     assert "\n" not in caught.value.sentence()
     assert follows.steps == []
 
 
 @pytest.mark.slow
 def test_compiled_training_resumes_and_scores_like_any(
-    project: Any, follower: Any, stopped: type[Exception], compiler: None
+    tiny: Any, follower: Any, stopped: type[Exception], compiler: None
 ) -> None:
-    made = project.having({"train.compile": True})
+    made = tiny.having({"train.compile": True})
     unbroken = made.train("unbroken")
     with pytest.raises(stopped):
         made.train("resumed", callbacks=(follower(stop_after_epoch=0),))
     resumed = made.train("resumed")
     assert resumed.spec.digest == unbroken.spec.digest
-    plain = project.train("plain")
+    plain = tiny.train("plain")
     assert resumed.history[0].loss == pytest.approx(plain.history[0].loss, abs=1e-4)
     scored = evaluate(
         load_bundle(made.folder / "resumed"), made.catalog, made.data, made.params.evaluate, part="validation"

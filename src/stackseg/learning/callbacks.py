@@ -1,0 +1,58 @@
+"""What a training tells those who follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch: mean loss and pixel accuracy on the training patches; validation scores where it validated.
+
+    `lr` is the rate of the next step.
+    """
+
+    epoch: int
+    loss: float
+    training_pixel_accuracy: float
+    lr: float
+    seconds: float
+    patches_per_second: float
+    validation_mean_iou: float | None = None
+    validation_pixel_accuracy: float | None = None
+    validation_iou: dict[str, float | None] | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingStart:
+    """What a training begins with; `checkpoint_folder` is where an interrupted one finds its notes again."""
+
+    num_epochs: int
+    steps_per_epoch: int
+    first_epoch: int
+    device: str
+    precision: str
+    num_parameters: int
+    checkpoint_folder: Path
+    history: tuple[EpochReport, ...]
+
+
+class Callback(Protocol):
+    """Whoever wants to follow a training, on the first process only; an exception from it ends the training."""
+
+    def on_start(self, start: TrainingStart) -> None:
+        """Hear that training begins or goes on."""
+        ...
+
+    def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
+        """Hear of a step; reading the loss waits for the device."""
+        ...
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Hear of an epoch."""
+        ...
