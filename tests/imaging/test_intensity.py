@@ -158,15 +158,13 @@ class TestPolicy:
     def test_other_channels_than_in_training(self) -> None:
         held = planes("uint8", 1, 3)
         shared = policy("dataset", fit_statistics(held, 1, IntensityParams()))
-        with pytest.raises(DataError, match="^plane 4: 1 channels; expected 3, as in training"):
+        with pytest.raises(DataError, match=r"^plane 4: 1 channels; expected 3, as in training"):
             shared.apply(held[0][:, :, :1], shared.statistics, "plane 4")
 
     def test_the_colour_policy_comes_first(self) -> None:
         rgb_yxc = np.repeat(planes("uint8", 1, 1)[0], 3, axis=2)
         grey = IntensityPolicy(params=IntensityParams(scope="plane"), colour="grey", statistics=None)
-        np.testing.assert_array_equal(
-            grey.apply(rgb_yxc, None, ""), policy("plane").apply(rgb_yxc[:, :, :1], None, "")
-        )
+        np.testing.assert_array_equal(grey.apply(rgb_yxc, None, ""), policy("plane").apply(rgb_yxc[:, :, :1], None, ""))
 
     def test_it_travels_as_json(self) -> None:
         shared = policy("dataset", fit_statistics(planes("float32"), 3, IntensityParams()))

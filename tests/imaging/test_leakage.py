@@ -80,7 +80,8 @@ class TestFigure:
         refs = [PlaneRef(name, z) for name in "abc" for z in range(3)]
         planes = {ref: reduce_plane(texture(64, 64, 1, seed=place)) for place, ref in enumerate(refs)}
         parts: dict[PlaneRef, Part] = {
-            ref: {"a": "training", "b": "validation", "c": "test"}[ref.specimen] for ref in refs  # type: ignore[misc]
+            ref: {"a": "training", "b": "validation", "c": "test"}[ref.specimen]
+            for ref in refs  # type: ignore[misc]
         }
         leakage = measure_leakage(planes, parts)
         assert leakage.far == pytest.approx(0, abs=0.05)

@@ -82,7 +82,9 @@ def test_tiled_equals_whole_for_one_convolution(
 
     tiling = Tiling(tile, overlap)
     whole_cyx = network(tiling.pad(image_yxc).transpose(2, 0, 1))[:, : shape_yx[0], : shape_yx[1]]
-    np.testing.assert_allclose(through(tiling, image_yxc, network), whole_cyx, rtol=0, atol=1e-6 * np.abs(whole_cyx).max())
+    np.testing.assert_allclose(
+        through(tiling, image_yxc, network), whole_cyx, rtol=0, atol=1e-6 * np.abs(whole_cyx).max()
+    )
 
 
 def test_a_network_that_sees_further_would_show_seams() -> None:
@@ -115,6 +117,11 @@ def test_padding_mirrors_the_plane() -> None:
     image_yxc = np.arange(6, dtype=np.float32).reshape(2, 3, 1)
     padded_yxc = Tiling(64, 8).pad(image_yxc)
     assert padded_yxc.shape == (32, 32, 1)
-    assert padded_yxc[:4, :6, 0].tolist() == [[0, 1, 2, 2, 1, 0], [3, 4, 5, 5, 4, 3], [3, 4, 5, 5, 4, 3], [0, 1, 2, 2, 1, 0]]
+    assert padded_yxc[:4, :6, 0].tolist() == [
+        [0, 1, 2, 2, 1, 0],
+        [3, 4, 5, 5, 4, 3],
+        [3, 4, 5, 5, 4, 3],
+        [0, 1, 2, 2, 1, 0],
+    ]
     whole_yxc = np.zeros((64, 96, 1), np.float32)
     assert Tiling(64, 8).pad(whole_yxc) is whole_yxc

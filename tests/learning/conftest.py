@@ -197,7 +197,7 @@ def stack_files() -> tuple[Callable[..., Any], Callable[..., None]]:
 @pytest.fixture
 def segment_in_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Return a function that puts another segment() into training's validation."""
-    import stackseg.learning.training as module
+    import stackseg.learning.validation as module
 
     return lambda replacement: monkeypatch.setattr(module, "segment", replacement)
 
@@ -215,10 +215,22 @@ def compiler() -> None:
 
 
 @pytest.fixture(scope="session")
-def segment_bytes() -> Callable[..., Any]:
-    """The function behind the served model."""
+def served() -> Any:
+    """The module behind the served model."""
     with warnings.catch_warnings():
         # MLflow complains of type hints of its own
         warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
-        from stackseg.serving.pyfunc import segment_bytes
-    return segment_bytes
+        from stackseg.serving import pyfunc
+    return pyfunc
+
+
+@pytest.fixture(scope="session")
+def segment_bytes(served: Any) -> Callable[..., Any]:
+    """The function that segments a file held in memory."""
+    return served.segment_bytes
+
+
+@pytest.fixture(scope="session")
+def encode_tiff(served: Any) -> Callable[..., bytes]:
+    """The function that makes the answer's file."""
+    return served.encode_tiff

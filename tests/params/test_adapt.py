@@ -111,7 +111,9 @@ class TestFreshData:
 
     def test_what_has_nothing_to_do_with_the_data_stays(self, path: Path) -> None:
         text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace("architecture: Unet ", "architecture: FPN ").replace("seed: 7 ", "seed: 8 "), "utf-8")
+        path.write_text(
+            text.replace("architecture: Unet ", "architecture: FPN ").replace("seed: 7 ", "seed: 8 "), "utf-8"
+        )
         adapt(path)
         params = read_params(path)
         assert (params.model.architecture, params.seed) == ("FPN", 8)

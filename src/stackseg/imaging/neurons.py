@@ -109,9 +109,7 @@ def _segments_after_thinning(
     cells_yx = _cells(~membrane_yx, known_yx)
     if not cells_yx.any():
         return cells_yx
-    segments_yx = watershed(
-        membrane_yx, markers=cells_yx, connectivity=1, mask=known_yx, watershed_line=True
-    )
+    segments_yx = watershed(membrane_yx, markers=cells_yx, connectivity=1, mask=known_yx, watershed_line=True)
     return np.asarray(segments_yx, dtype=np.int64)
 
 
@@ -130,9 +128,7 @@ def _v_rand_and_info(
     alone_n = predicted_n == 0
     numbered_n = predicted_n.copy()
     numbered_n[alone_n] = predicted_n.max() + 1 + np.arange(np.count_nonzero(alone_n))
-    table_ts = contingency_table(
-        truth_n, numbered_n, sparse_type="array"
-    )
+    table_ts = contingency_table(truth_n, numbered_n, sparse_type="array")
     joint, truth_t, predicted_s = table_ts.data, table_ts.sum(axis=1), table_ts.sum(axis=0)
     v_rand = float((joint @ joint) / (0.5 * (predicted_s @ predicted_s) + 0.5 * (truth_t @ truth_t)))
     entropy_st, entropy_t, entropy_s = (_entropy(sizes / num_pixels) for sizes in (joint, truth_t, predicted_s))

@@ -19,7 +19,7 @@ from stackseg.imaging.intensity import ChannelStatistics, standardise
 from stackseg.imaging.labels import IGNORE_INDEX
 from stackseg.imaging.specimens import Specimen, find_specimens
 from stackseg.imaging.splits import PlaneRef
-from stackseg.learning.segmentation import stack_context
+from stackseg.learning.segmentation import check_neighbours, stack_context
 
 Augmentation = Callable[
     [npt.NDArray[np.float32], npt.NDArray[np.uint8], int], tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
@@ -56,9 +56,18 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         What is drawn.
     augmentation
         Varies a patch (Y, X, C) and its labels (Y, X), given a seed.
+    memory_share
+        Share of the memory for decoded planes that this copy may fill, where several processes have one each.
+
+    Raises
+    ------
+    DataError
+        While patches are drawn: a plane cannot be read, or its context planes differ from it in size.
     """
 
-    def __init__(self, catalog: Catalog, data: Path, plan: PatchPlan, augmentation: Augmentation) -> None:
+    def __init__(
+        self, catalog: Catalog, data: Path, plan: PatchPlan, augmentation: Augmentation, *, memory_share: float = 1.0
+    ) -> None:
         self._plan = plan
         self._augmentation = augmentation
         self._policy = catalog.intensity
@@ -70,8 +79,8 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         areas = np.array([plane.shape_yx[0] * plane.shape_yx[1] for _, plane in self._planes], np.float64)
         self._area_odds = np.cumsum(areas / areas.sum())
         self._rare_odds = _rare_odds(self._planes, len(catalog.classes))
-        budget = int(psutil.virtual_memory().available * MEMORY_SHARE)
-        self._cache: LRUCache[object, npt.NDArray[np.generic]] = LRUCache(budget, getsizeof=lambda array: array.nbytes)
+        budget = int(psutil.virtual_memory().available * MEMORY_SHARE * memory_share)
+        self._cache: LRUCache[object, npt.NDArray[np.generic]] = LRUCache(budget, getsizeof=_num_bytes)
         self._references: dict[str, tuple[ChannelStatistics, ...] | None] = {}
 
     def __len__(self) -> int:
@@ -108,11 +117,10 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         size = self._plan.patch_size
         specimen = self._specimens[ref.specimen]
         window = (slice(top, top + size), slice(left, left + size))
-        planes = []
-        for z in context_indices(ref.z, len(specimen), self._plan.context_slices):
-            statistics = self._reference(specimen, z)
-            planes.append(standardise(self._image(specimen, z)[window], statistics))
-        image_yxc = stack_context(planes, ref.z)
+        needed = context_indices(ref.z, len(specimen), self._plan.context_slices)
+        check_neighbours([self._image(specimen, z) for z in needed], ref.z)
+        patches = [standardise(self._image(specimen, z)[window], self._reference(specimen, z)) for z in needed]
+        image_yxc = stack_context(patches, ref.z)
         labels_yx = self._labels(ref)[window]
         beyond = [(0, size - have) for have in labels_yx.shape]
         if any(after for _, after in beyond):
@@ -135,7 +143,8 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def _pixels_of(self, ref: PlaneRef, rare: int) -> npt.NDArray[np.generic]:
         def read() -> npt.NDArray[np.generic]:
             pixels = np.flatnonzero(self._labels(ref) == rare)
-            return pixels[:: -(-len(pixels) // REMEMBERED_PIXELS)]
+            # a copy: a view would keep all of them in memory
+            return pixels[:: -(-len(pixels) // REMEMBERED_PIXELS)].copy()
 
         return self._cached((ref.specimen, ref.z, rare), read)
 
@@ -158,6 +167,10 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             if found.nbytes <= self._cache.maxsize:
                 self._cache[key] = found
         return found
+
+
+def _num_bytes(array: npt.NDArray[np.generic]) -> int:
+    return array.nbytes
 
 
 def _rare_odds(planes: list[tuple[PlaneRef, PlaneRecord]], num_classes: int) -> Mapping[int, npt.NDArray[np.float64]]:
@@ -196,6 +209,8 @@ def patch_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=num_workers,
+        # of its own, or it would draw from the stream that dropout draws from
+        generator=torch.Generator(),
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from stackseg.errors import MachineError
@@ -17,10 +19,9 @@ def pick_device(asked: str) -> torch.device:
     """
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError:
-        raise MachineError(f"device {asked!r}", expected="auto, cpu, cuda or cuda:<n>", where="--device") from None
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", asked):
+        raise MachineError(f"device {asked!r}", expected="auto, cpu, cuda or cuda:<n>", where="--device")
+    device = torch.device(asked)
     num_gpus = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= num_gpus:
         raise MachineError(

@@ -32,20 +32,23 @@ class Schedule:
     """The learning rate, moved after every step or after every validation."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, params: TrainParams, num_steps: int) -> None:
+        self._num_steps = num_steps
         self._plateau: ReduceLROnPlateau | None = None
         self._stepwise: LRScheduler | None = None
         if params.schedule == "plateau":
             self._plateau = ReduceLROnPlateau(optimizer, mode="max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
         elif params.schedule == "one_cycle" and num_steps > 1:
-            self._stepwise = OneCycleLR(optimizer, max_lr=params.lr, total_steps=num_steps, pct_start=0.2)
+            # torch divides by the length of the rise, which must not be 0 in the shortest trainings
+            rise = max(0.2, 1.5 / num_steps)
+            self._stepwise = OneCycleLR(optimizer, max_lr=params.lr, total_steps=num_steps, pct_start=rise)
         elif params.schedule == "cosine":
             self._stepwise = CosineAnnealingLR(optimizer, T_max=num_steps)
         else:
             self._stepwise = LambdaLR(optimizer, lambda step: 1.0)
 
     def after_step(self) -> None:
-        """Move the rate after an optimiser step."""
-        if self._stepwise is not None:
+        """Move the rate after an optimiser step; behind the last one there is nothing to move it for."""
+        if self._stepwise is not None and self._stepwise.last_epoch + 1 < self._num_steps:
             self._stepwise.step()
 
     def after_validation(self, score: float) -> None:

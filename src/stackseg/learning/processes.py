@@ -51,7 +51,7 @@ def launch(machine: Machine, options: TrainParams) -> Fabric:
 
 
 def _check_processes(num_processes: int, device: torch.device, batch_size: int) -> None:
-    if device.index is not None:
+    if ":" in str(device):
         raise MachineError(
             f"one GPU is named for {num_processes} processes", where="--device", remedy="choose --device cuda or auto"
         )

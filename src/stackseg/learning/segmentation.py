@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,12 @@ def prepare(
 
 def stack_context(planes: list[npt.NDArray[np.float32]], z: int) -> npt.NDArray[np.float32]:
     """Join a plane's context planes (Y, X, C each) to one image (Y, X, planes × C)."""
+    check_neighbours(planes, z)
+    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+
+
+def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
+    """Raise DataError if the context planes (Y, X, C each) of plane z differ in size."""
     shapes = {one.shape[:2] for one in planes}
     if len(shapes) > 1:
         raise DataError(
@@ -88,7 +94,6 @@ def stack_context(planes: list[npt.NDArray[np.float32]], z: int) -> npt.NDArray[
             where=f"plane {z}",
             remedy="model.context_slices needs stacks: set it to 0 for single images",
         )
-    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
 
 
 @torch.inference_mode()

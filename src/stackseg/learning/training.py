@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from lightning.fabric import Fabric
 
 from stackseg.errors import ModelError
 from stackseg.imaging.catalog import Catalog
-from stackseg.learning.augmentation import build_augmentation, check_augmentation
+from stackseg.learning.augmentation import build_augmentation, check_augmentation, load_pipeline
 from stackseg.learning.batches import EpochSampler, PatchDataset, PatchPlan, patch_loader
 from stackseg.learning.bundle import BundleSpec
 from stackseg.learning.bundling import bundle_training, inference_spec, trained_with
@@ -46,7 +45,7 @@ def train(
     model: Path,
     checkpoints: Path,
     git: tuple[str | None, bool | None] = (None, None),
-    machine: Machine = Machine(),
+    machine: Machine = Machine(),  # noqa: B008  # it is frozen
     callbacks: Sequence[Callback] = (),
 ) -> TrainingResult | None:
     """Train a network on the training part and save the bundle of its best epoch.
@@ -105,8 +104,8 @@ def train(
 
 def _key(params: Params, catalog: Catalog, fabric: Fabric) -> str:
     """Return what only an equal training shares: the same params, data, code and kind of machine."""
-    file = params.augment.file
-    pipeline = None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    # params name the file only
+    pipeline = None if params.augment.file is None else load_pipeline(params.augment.file)
     precision = resolve_precision(params.train.precision, fabric.device)
     machine = (fabric.device.type, fabric.world_size, precision, torch.__version__)
     return checkpoint_key(trained_with(params), pipeline, catalog.digest(), code_digest(), machine)

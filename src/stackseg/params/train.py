@@ -15,7 +15,7 @@ Positive = Annotated[float, Field(gt=0)]
 class TrainParams(Section):
     """Section `train`."""
 
-    epochs: int = Field(40, ge=1)
+    epochs: int = Field(20, ge=1)
     """Epochs of `patches_per_epoch` random patches."""
     patches_per_epoch: int = Field(192, ge=1)
     """Patches drawn in an epoch."""

@@ -1,0 +1,76 @@
+"""dvc.yaml, params.yaml, the typed sections and the imports hold each other to account."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+from ruamel.yaml import YAML
+
+from stackseg.learning.code import training_files
+from stackseg.params import Params, read_params
+from stackseg.params.file import dotted_keys, json_schema
+
+ROOT = Path(__file__).parents[1]
+ENTRY = {"catalog": "imaging.catalog", "train": "learning.training", "evaluate": "learning.reports"}
+# sections that a stage's code imports without reading what is in them
+UNREAD = {
+    "catalog": {"augment", "inference", "model", "project", "train", "evaluate"},
+    "train": {"evaluate", "project"},
+    "evaluate": {"project"},
+}
+
+
+@pytest.fixture(scope="module")
+def stages() -> dict[str, Any]:
+    tree = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+    return dict(tree["stages"])
+
+
+@pytest.mark.parametrize("stage", ENTRY)
+def test_a_stage_depends_on_the_code_it_imports_and_on_no_other(stages: dict[str, Any], stage: str) -> None:
+    entry = f"stackseg.{ENTRY[stage]}"
+    modules = grimp.build_graph("stackseg").find_upstream_modules(entry) | {entry}
+    unread = {f"stackseg.params.{name}" for name in UNREAD[stage]}
+    packages = {"stackseg", "stackseg.params"}
+    files = {f"src/{module.replace('.', '/')}.py" for module in modules - unread - packages}
+    assert {dep for dep in stages[stage]["deps"] if dep.startswith("src/")} == files
+
+
+def test_the_code_digest_covers_what_train_depends_on(stages: dict[str, Any]) -> None:
+    digested = {path.relative_to(ROOT).as_posix() for path in training_files()}
+    assert digested == {dep for dep in stages["train"]["deps"] if dep.startswith("src/")}
+
+
+def test_editing_scores_or_the_registry_never_retrains(stages: dict[str, Any]) -> None:
+    for dep in stages["train"]["deps"]:
+        assert not dep.startswith(("src/stackseg/lifecycle", "src/stackseg/cli", "src/stackseg/serving"))
+        assert "scores" not in dep
+
+
+def test_every_dependency_and_param_exists(stages: dict[str, Any]) -> None:
+    keys = set(dotted_keys())
+    for stage in stages.values():
+        assert set(stage["params"]) <= keys
+        assert [dep for dep in stage["deps"] if dep.startswith("src/") and not (ROOT / dep).is_file()] == []
+
+
+def test_every_section_is_read_by_a_stage(stages: dict[str, Any]) -> None:
+    listed = {name for stage in stages.values() for name in stage["params"]}
+    assert listed == set(Params.model_fields) - {"format"}
+
+
+def test_params_yaml_is_complete_and_so_is_its_schema() -> None:
+    params = read_params(ROOT / "params.yaml")
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    for name in Params.model_fields:
+        section = getattr(params, name)
+        if hasattr(section, "model_fields_set"):
+            assert set(tree[name]) == set(type(section).model_fields), name
+    assert (ROOT / "params.schema.json").read_text() == json_schema()
+
+
+def test_compiled_leftovers_change_no_stage() -> None:
+    assert "__pycache__" in (ROOT / ".dvcignore").read_text()
