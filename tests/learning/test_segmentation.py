@@ -59,14 +59,13 @@ def bundle_of(
     precision: Any = "fp32",
 ) -> Bundle:  # fmt: skip
     torch.manual_seed(3)
-    network = PixelByPixel(channels * (2 * context + 1), 3, kernel)
+    in_channels = channels * (2 * context + 1)
+    network = PixelByPixel(in_channels, 3, kernel)
     with torch.no_grad():
         network.layer.weight *= 3
     unit = ChannelStatistics(low=0.0, high=60000.0, mean=30000.0, std=15000.0)
     spec = InferenceSpec(
-        network=NetworkSpec(
-            architecture="Unet", encoder="resnet18", in_channels=channels * (2 * context + 1), num_classes=3
-        ),
+        network=NetworkSpec(architecture="Unet", encoder="resnet18", in_channels=in_channels, num_classes=3),
         classes=CLASSES,
         intensity=IntensityPolicy(
             params=IntensityParams(scope=scope),

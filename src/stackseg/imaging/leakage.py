@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
 from stackseg.imaging.splits import Part, PlaneRef
 
@@ -38,13 +38,10 @@ class Leakage(BaseModel):
 def reduce_plane(image_yxc: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return a small, high-passed, unit-norm copy (N,) of a plane (Y, X, C), to correlate with others of its shape."""
     image_yx = image_yxc.mean(2)
-    side = max(image_yx.shape)
-    block = max(1, side // REDUCED_SIDE)
-    height, width = (size // block * block for size in image_yx.shape)
-    if min(height, width) == 0:
-        small_yx = zoom(image_yx, REDUCED_SIDE / side, order=1)
-    else:
-        small_yx = image_yx[:height, :width].reshape(height // block, block, width // block, block).mean((1, 3))
+    block = max(1, max(image_yx.shape) // REDUCED_SIDE)
+    rows, columns = (min(block, size) for size in image_yx.shape)
+    height, width = image_yx.shape[0] // rows, image_yx.shape[1] // columns
+    small_yx = image_yx[: height * rows, : width * columns].reshape(height, rows, width, columns).mean((1, 3))
     detail_yx = small_yx - gaussian_filter(small_yx, 8)
     detail_yx -= detail_yx.mean()
     norm = float(np.linalg.norm(detail_yx))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stackseg.errors import DataError, ParamsError
-from stackseg.params.split import ExplicitSplit, SplitParams
+from stackseg.params.split import SplitParams
 
 Part = Literal["training", "validation", "test", "gap", "unused"]
 
@@ -51,7 +51,7 @@ def assign_parts(
     """
     ordered = sorted(planes)
     if split.method == "explicit":
-        parts = _explicit(ordered, split.explicit)
+        parts = _explicit(ordered, split)
     elif split.method == "blocks":
         parts = _blocks(ordered, split)
     else:
@@ -69,6 +69,8 @@ def assign_parts(
 def _remedy(num_planes: int, split: SplitParams) -> str:
     if num_planes < 3:
         return "annotate at least three planes, better ten, far apart"
+    if split.fold is not None:
+        return "lower split.folds: there are fewer units than folds"
     if split.method == "blocks" and split.gap:
         return "set split.gap to 0 (and read the leakage figure), or name the planes by split.method: explicit"
     if split.method in ("specimens", "groups"):
@@ -100,7 +102,7 @@ def _blocks(ordered: Sequence[PlaneRef], split: SplitParams) -> dict[PlaneRef, P
 def _validation_range(num_kept: int, num_all: int, split: SplitParams) -> tuple[int, int]:
     if split.fold is not None:
         return split.fold * num_kept // split.folds, (split.fold + 1) * num_kept // split.folds
-    return num_kept - max(1, round(split.validation * num_all)), num_kept
+    return max(0, num_kept - max(1, round(split.validation * num_all))), num_kept
 
 
 def _by_unit(
@@ -125,7 +127,8 @@ def _by_unit(
     }
 
 
-def _explicit(ordered: Sequence[PlaneRef], named: ExplicitSplit) -> dict[PlaneRef, Part]:
+def _explicit(ordered: Sequence[PlaneRef], split: SplitParams) -> dict[PlaneRef, Part]:
+    named = split.explicit
     parts: dict[PlaneRef, Part] = {}
     wanted: tuple[tuple[Part, list[str]], ...] = (
         ("validation", named.validation),
@@ -155,4 +158,9 @@ def _explicit(ordered: Sequence[PlaneRef], named: ExplicitSplit) -> dict[PlaneRe
                         remedy="name it once",
                     )
                 parts[ref] = part
+    if split.fold is not None:
+        # folds take the place of the named validation part, among all that is neither test nor unused
+        rest = [ref for ref in ordered if parts.get(ref, "training") in ("training", "validation")]
+        validating = set(rest[split.fold * len(rest) // split.folds : (split.fold + 1) * len(rest) // split.folds])
+        parts |= {ref: "validation" if ref in validating else "training" for ref in rest}
     return {ref: parts.get(ref, "training") for ref in ordered}

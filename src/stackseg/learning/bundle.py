@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from stackseg.errors import ModelError
+from stackseg.errors import MachineError, ModelError
 from stackseg.imaging.catalog import ClassRecord
 from stackseg.imaging.intensity import IntensityPolicy
 from stackseg.imaging.tiling import Tiling
@@ -131,6 +131,11 @@ def save_bundle(
     ----------
     weights
         State of the network; written as contiguous CPU tensors.
+
+    Raises
+    ------
+    MachineError
+        The weights could not be written; what was in `folder` stays.
     """
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
     weights_sha256 = weights_digest(tensors)
@@ -145,13 +150,32 @@ def save_bundle(
     aside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file(tensors, aside / WEIGHTS_FILE)
-    text = json.dumps(spec.model_dump(mode="json"), indent=2) + "\n"
-    (aside / SPEC_FILE).write_text(text, encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(aside, folder)
+    try:
+        save_file(tensors, aside / WEIGHTS_FILE)
+        text = json.dumps(spec.model_dump(mode="json"), indent=2) + "\n"
+        (aside / SPEC_FILE).write_text(text, encoding="utf-8")
+    except SafetensorError as error:
+        shutil.rmtree(aside)
+        raise MachineError(
+            f"the weights could not be written ({error})",
+            where=str(folder),
+            remedy="free some space on the disk and run the same command again",
+        ) from None
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
+    replace_folder(aside, folder)
     return spec
+
+
+def replace_folder(aside: Path, folder: Path) -> None:
+    """Put a finished folder in the place of another, which is removed only when the new one is there."""
+    former = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, former)
+    os.replace(aside, folder)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def read_spec(folder: Path) -> BundleSpec:
@@ -174,7 +198,7 @@ def read_spec(folder: Path) -> BundleSpec:
         raise ModelError(
             "no bundle.json", where=str(folder), remedy="`dvc repro train` or `dvc pull` puts a model there"
         ) from None
-    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:  # no text, no JSON, no mapping, not these fields
         short = " ".join(str(error).split())[:160]
         raise ModelError(f"not a bundle ({short})", where=str(path), remedy="train or pull it again") from None
 
@@ -204,7 +228,16 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
             remedy="weights or bundle.json were changed since training: train or pull them again",
         )
     network = build_network(spec.inference.network, encoder_weights=None)
-    network.load_state_dict(tensors)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError:
+        packages = ("segmentation-models-pytorch", "timm")
+        raise ModelError(
+            f"its weights do not fit {spec.inference.network.architecture} as these versions build it",
+            expected=" and ".join(f"{name} {spec.lineage.versions.get(name)}" for name in packages),
+            where=str(folder),
+            remedy="install those versions, or train again",
+        ) from None
     return Bundle(spec.inference, prepare_network(network, device or torch.device("cpu")), spec)
 
 

@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from stackseg.errors import ModelError
+from stackseg.errors import MachineError, ModelError
 
 LAST_FILE = "last.pt"
 BEST_FILE = "best.pt"
@@ -32,10 +33,24 @@ class Checkpoints:
         self.folder = root / key
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """Write a state aside, then put it in place."""
+        """Write a state aside, then put it in place.
+
+        Raises
+        ------
+        MachineError
+            It could not be written whole.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f".{name}.new"
-        torch.save(state, aside)
+        try:
+            torch.save(state, aside)
+        except RuntimeError:  # all that torch's writer tells of a full disk is a wrong position
+            aside.unlink(missing_ok=True)
+            raise MachineError(
+                "a checkpoint could not be written whole",
+                where=str(self.folder / name),
+                remedy="free some space on the disk and run the same command again: training goes on",
+            ) from None
         os.replace(aside, self.folder / name)
 
     def load(self, name: str) -> dict[str, Any] | None:
@@ -51,7 +66,7 @@ class Checkpoints:
             return None
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
+        except (RuntimeError, EOFError, ValueError, UnpicklingError) as error:
             raise ModelError(
                 f"damaged checkpoint ({' '.join(str(error).split())[:100]})",
                 where=str(path),

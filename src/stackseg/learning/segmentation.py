@@ -57,7 +57,10 @@ def segment(
     prepared: dict[int, npt.NDArray[np.float32]] = {}
     for z in range(len(source)) if planes is None else planes:
         needed = context_indices(z, len(source), spec.context_slices)
-        prepared = {one: prepared[one] if one in prepared else prepare(source, one, spec, reference) for one in needed}
+        prepared = {
+            one: prepared[one] if one in prepared else prepare(source, one, spec, reference)
+            for one in dict.fromkeys(needed)
+        }
         image_yxc = stack_context([prepared[one] for one in needed], z)
         blended_cyx = _blend(image_yxc, bundle, device, precision)
         mask_yx = blended_cyx.argmax(0).astype(np.uint8)
