@@ -142,7 +142,7 @@ def test_patches_are_cut_from_what_segment_feeds(
         ]
         assert len(places) == 1
         found_in.update(places)
-    assert len(found_in) > 3  # of 7 training planes
+    assert len(found_in) > 3  # of 6 training planes
 
 
 def test_context_comes_from_unlabelled_planes_too(stack_files: Any, make_project: Any, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_every_field_that_inference_reads_is_in_the_digest(trained: tuple[Any, A
             node[path[-1]] = other_than(path, node[path[-1]])
 
         edit(model, change)
-        with pytest.raises(ModelError, match="digest|not a bundle") as caught:
+        with pytest.raises(ModelError, match=r"digest|not a bundle") as caught:
             load_bundle(model)
         assert "\n" not in caught.value.sentence(), path
         (model / SPEC_FILE).write_text(json.dumps(tree))
@@ -220,8 +220,9 @@ def test_a_newer_format_is_refused(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1]", b"null", b"{}", b'{"format": "one"}', b'{"format": null}', b"\xff\xfe\x00", b'{"format": 1}']
-)  # fmt: skip
+    "content",
+    [b"", b"{", b"[1]", b"null", b"{}", b'{"format": "one"}', b'{"format": null}', b'{"format": 1}', b"\xff\xfe\x00"],
+)
 def test_what_is_no_bundle_is_refused_in_one_line(model: Path, content: bytes) -> None:
     (model / SPEC_FILE).write_bytes(content)
     with pytest.raises(ModelError, match="not a bundle") as caught:

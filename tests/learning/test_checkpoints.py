@@ -57,7 +57,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, form: str) -> None:
     if form == "torch":
         torch.save({"weights": Harmful(mark)}, path)
     else:
-        path.write_bytes(pickle.dumps(Harmful(mark)))
+        path.write_bytes(pickle.dumps(Harmful(mark), 2))
     with pytest.raises(ModelError, match="damaged checkpoint") as caught:
         kept.load(LAST_FILE)
     assert not mark.exists()
@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_in_place(tmp_path: Path) -> None
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(MachineError, match="could not be written whole.*Free some space"):
+        with pytest.raises(MachineError, match=r"could not be written whole.*Free some space"):
             kept.save(LAST_FILE, {"epoch": 2, "weights": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import pickle
 from typing import Any
@@ -24,7 +25,7 @@ def network() -> torch.nn.Module:
 
 
 def steps(net: torch.nn.Module, optimizer: Any, schedule: Schedule, first: int, last: int) -> list[float]:
-    """Take steps on data that depend on the step; a validation every second one. Returns the rates they were taken at."""
+    """Take steps on data that depend on the step; a validation every second one. Returns the rates they were taken at."""  # noqa: E501
     rates = []
     for step in range(first, last):
         draw = torch.Generator().manual_seed(step)
@@ -74,8 +75,8 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_nothing(num_steps: int, optimi
     if num_steps > 1:
         peak = rates.index(max(rates))
         assert peak <= max(1, 0.2 * num_steps)
-        assert all(one < other for one, other in zip(rates[:peak], rates[1:], strict=False))
-        assert all(one > other for one, other in zip(rates[peak:], rates[peak + 1 :], strict=False))
+        assert all(one < other for one, other in itertools.pairwise(rates[: peak + 1]))
+        assert all(one > other for one, other in itertools.pairwise(rates[peak:]))
         assert rates[-1] == pytest.approx(0.01 / 25 / 1e4)
     if num_steps >= 10:
         assert max(rates) > 0.009

@@ -111,10 +111,16 @@ def count_planes(
         for plane in segment(specimen, bundle, planes=[ref.z for ref in refs]):
             ref = PlaneRef(specimen.name, plane.z)
             truth_yx = specimen.labels(plane.z, catalog.table)
-            if pixel_digest(truth_yx) != records[ref].mask_sha256:
-                raise DataError(
-                    "the mask has changed since the catalogue was made", where=str(ref), remedy="`dvc repro catalog`"
-                )
+            for kind, pixels, known in (
+                ("image", specimen.plane(ref.z), records[ref].image_sha256),
+                ("mask", truth_yx, records[ref].mask_sha256),
+            ):
+                if pixel_digest(pixels) != known:
+                    raise DataError(
+                        f"the {kind} has changed since the catalogue was made",
+                        where=str(ref),
+                        remedy="`dvc repro` brings catalogue and model up to date",
+                    )
             found.append(
                 PlaneCounts(
                     ref,
@@ -223,6 +229,17 @@ def _by_specimen(chosen: Sequence[PlaneRef], data: Path) -> list[tuple[Specimen,
             f"no specimen {missing[0]}", where=str(data), remedy="`dvc repro catalog` brings the catalogue up to date"
         )
     return [(opened[name], [ref for ref in chosen if ref.specimen == name]) for name in names]
+
+
+def _check_unchanged(
+    ref: PlaneRef, image_yxc: npt.NDArray[np.generic], truth_yx: npt.NDArray[np.uint8], record: PlaneRecord
+) -> None:
+    pairs = (("image", image_yxc, record.image_sha256), ("mask", truth_yx, record.mask_sha256))
+    changed = [name for name, pixels, digest in pairs if pixel_digest(pixels) != digest]
+    if changed:
+        raise DataError(
+            f"the {changed[0]} has changed since the catalogue was made", where=str(ref), remedy="`dvc repro catalog`"
+        )
 
 
 def _check_classes(bundle: Bundle, catalog: Catalog) -> None:
