@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -52,20 +53,35 @@ def run() -> None:
     """Run the command line: errors that a user can mend become one line and exit code 1."""
     apply_quiet_environment()
     # Fabric announces its precision and its processes; the verbs say what is worth knowing
-    for package in ("fabric", "pytorch"):
-        logging.getLogger(f"lightning.{package}.utilities.rank_zero").setLevel(logging.WARNING)
+    for module in ("fabric.utilities.rank_zero", "fabric.utilities.distributed", "pytorch.utilities.rank_zero"):
+        logging.getLogger(f"lightning.{module}").setLevel(logging.WARNING)
+    first = _first_process()
     try:
         app()
-    except StacksegError as error:
-        _fail(error)
-    except OSError as error:
-        known = _machine_error(error)
-        if known is None:
+    except KeyboardInterrupt:
+        if first is None:
+            err().print("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        if first is not None and _has_ended(first):
+            sys.exit(1)  # it has said why
+        known = _machine_error(error) if isinstance(error, OSError) else error
+        if not isinstance(known, StacksegError):
             raise
         _fail(known)
-    except KeyboardInterrupt:
-        err().print("interrupted")
-        sys.exit(130)
+
+
+def _first_process() -> int | None:
+    """Return the id of the process that started this one to train with it, or None if it is the first itself."""
+    return os.getppid() if os.environ.get("LOCAL_RANK", "0") != "0" else None
+
+
+def _has_ended(process: int) -> bool:
+    """Wait for the first process to end, as it does on an error that all of them meet, and return whether it has."""
+    deadline = time.monotonic() + 10
+    while os.getppid() == process and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return os.getppid() != process
 
 
 def _fail(error: StacksegError) -> None:

@@ -168,7 +168,9 @@ class ShownTraining:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        # of one that was never started it would print an empty line
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def on_start(self, start: TrainingStart) -> None:
         """Open the bar."""

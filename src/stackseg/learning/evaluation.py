@@ -1,38 +1,27 @@
-"""Counts and scores of a bundle on one part of the split, by `segment()`."""
+"""Scores of a bundle on one part of the split, from the counts of its planes."""
 
 from __future__ import annotations
 
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from stackseg.errors import DataError, ParamsError
-from stackseg.imaging.boundaries import BoundaryCounts, boundary_counts
-from stackseg.imaging.catalog import Catalog, PlaneRecord, pixel_digest
-from stackseg.imaging.counts import confusion_counts
-from stackseg.imaging.intervals import (
-    Interval,
-    bootstrap_interval,
-    group_into_blocks,
-    mean_iou_of_same_classes,
-    tile_counts,
-)
-from stackseg.imaging.neurons import NeuronScore, NeuronScores, mean_neuron_scores, neuron_score
+from stackseg.imaging.catalog import Catalog
+from stackseg.imaging.intervals import Interval, bootstrap_interval, group_into_blocks, mean_iou_of_same_classes
+from stackseg.imaging.neurons import NeuronScores, mean_neuron_scores
 from stackseg.imaging.scores import PlaneScore, Scores, plane_score, scores_from
-from stackseg.imaging.specimens import Specimen, find_specimens
-from stackseg.imaging.splits import Part, PlaneRef
+from stackseg.imaging.splits import Part
 from stackseg.learning.bundle import Bundle
 from stackseg.learning.devices import resolve_precision
-from stackseg.learning.segmentation import segment
+from stackseg.learning.plane_counts import TILE, PlaneCounts, count_planes
 from stackseg.params.evaluate import EvaluateParams
 
-TILE = 128
+__all__ = ["Evaluation", "PlaneCounts", "count_planes", "evaluate", "summarise", "worst_and_median"]
 
 
 class Evaluation(BaseModel):
@@ -57,82 +46,6 @@ class Evaluation(BaseModel):
     device: str
     precision: str
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PlaneCounts:
-    """What one plane adds to the sums."""
-
-    ref: PlaneRef
-    record: PlaneRecord
-    counts_cc: npt.NDArray[np.int64]
-    tiles_tcc: npt.NDArray[np.int64]
-    boundary: BoundaryCounts
-    neuron: NeuronScore | None
-
-
-def count_planes(
-    bundle: Bundle,
-    catalog: Catalog,
-    data: Path,
-    params: EvaluateParams,
-    *,
-    part: Part = "test",
-    progress: Callable[[int, int], None] = lambda done, all_: None,
-) -> list[PlaneCounts]:
-    """Segment the planes of a part and compare them with their labels.
-
-    Parameters
-    ----------
-    bundle
-        Its classes must be the catalogue's.
-    catalog, data
-        The data set and its folder.
-    params
-        Boundary tolerance and membrane class.
-    part
-        Which part; only evaluation and promotion read ``test``.
-    progress
-        Called with planes done and planes in all.
-
-    Raises
-    ------
-    DataError
-        Classes differ, or planes have changed since the catalogue was made.
-    ParamsError
-        `evaluate.membrane_class` is no class, or there are more than two.
-    """
-    _check_classes(bundle, catalog)
-    membrane = _membrane_index(catalog, params)
-    records = dict(catalog.planes(part))
-    num_classes = len(catalog.classes)
-    found: list[PlaneCounts] = []
-    for specimen, refs in _by_specimen(list(records), data):
-        for plane in segment(specimen, bundle, planes=[ref.z for ref in refs]):
-            ref = PlaneRef(specimen.name, plane.z)
-            truth_yx = specimen.labels(plane.z, catalog.table)
-            for kind, pixels, known in (
-                ("image", specimen.plane(ref.z), records[ref].image_sha256),
-                ("mask", truth_yx, records[ref].mask_sha256),
-            ):
-                if pixel_digest(pixels) != known:
-                    raise DataError(
-                        f"the {kind} has changed since the catalogue was made",
-                        where=str(ref),
-                        remedy="`dvc repro` brings catalogue and model up to date",
-                    )
-            found.append(
-                PlaneCounts(
-                    ref,
-                    records[ref],
-                    confusion_counts(truth_yx, plane.mask_yx, num_classes),
-                    tile_counts(truth_yx, plane.mask_yx, num_classes, TILE),
-                    boundary_counts(truth_yx, plane.mask_yx, num_classes, tolerance_px=params.boundary_tolerance),
-                    None if membrane is None else neuron_score(truth_yx, plane.mask_yx, membrane),
-                )
-            )
-            progress(len(found), len(records))
-    return found
 
 
 def summarise(
@@ -218,52 +131,6 @@ def worst_and_median(planes: Sequence[PlaneScore], num: int) -> list[tuple[str, 
     median = ranked[len(ranked) // 2]
     chosen = [(f"worst_{place + 1}", one) for place, one in enumerate(worst)]
     return chosen if median in worst or num == 1 else [*chosen, ("median", median)]
-
-
-def _by_specimen(chosen: Sequence[PlaneRef], data: Path) -> list[tuple[Specimen, list[PlaneRef]]]:
-    opened = {one.name: one for one in find_specimens(data)}
-    names = dict.fromkeys(ref.specimen for ref in chosen)
-    missing = [name for name in names if name not in opened]
-    if missing:
-        raise DataError(
-            f"no specimen {missing[0]}", where=str(data), remedy="`dvc repro catalog` brings the catalogue up to date"
-        )
-    return [(opened[name], [ref for ref in chosen if ref.specimen == name]) for name in names]
-
-
-def _check_unchanged(
-    ref: PlaneRef, image_yxc: npt.NDArray[np.generic], truth_yx: npt.NDArray[np.uint8], record: PlaneRecord
-) -> None:
-    pairs = (("image", image_yxc, record.image_sha256), ("mask", truth_yx, record.mask_sha256))
-    changed = [name for name, pixels, digest in pairs if pixel_digest(pixels) != digest]
-    if changed:
-        raise DataError(
-            f"the {changed[0]} has changed since the catalogue was made", where=str(ref), remedy="`dvc repro catalog`"
-        )
-
-
-def _check_classes(bundle: Bundle, catalog: Catalog) -> None:
-    have, want = bundle.inference.class_names, tuple(one.name for one in catalog.classes)
-    if have != want:
-        raise DataError(
-            f"the model knows the classes {', '.join(have)}",
-            expected=", ".join(want),
-            remedy="train on this catalogue: `dvc repro train`",
-        )
-
-
-def _membrane_index(catalog: Catalog, params: EvaluateParams) -> int | None:
-    if params.membrane_class is None:
-        return None
-    names = [one.name for one in catalog.classes]
-    if params.membrane_class not in names or len(names) != 2:
-        raise ParamsError(
-            f"evaluate.membrane_class is {params.membrane_class!r} and the classes are {', '.join(names)}",
-            expected="one of exactly two classes",
-            where="params.yaml",
-            remedy="name the membrane's class, or set it to null",
-        )
-    return names.index(params.membrane_class)
 
 
 def _independent_units(
