@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +77,50 @@ def test_a_damaged_checkpoint_says_what_to_remove(tmp_path: Path, content: bytes
     assert "\n" not in caught.value.sentence()
 
 
+@contextmanager
+def _largest_file(num_bytes: int) -> Iterator[None]:
+    """Let no file grow larger, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_in_place(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path, "key")
     kept.save(LAST_FILE, {"epoch": 1})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
-        with pytest.raises(MachineError, match=r"could not be written whole.*Free some space"):
-            kept.save(LAST_FILE, {"epoch": 2, "weights": torch.zeros(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with _largest_file(100_000), pytest.raises(MachineError, match=r"could not be written whole.*Free some space"):
+        kept.save(LAST_FILE, {"epoch": 2, "weights": torch.zeros(100_000)})
     assert kept.load(LAST_FILE) == {"epoch": 1}
     assert [one.name for one in kept.folder.iterdir()] == [LAST_FILE]
+
+
+def test_a_state_written_meanwhile_is_the_one_that_was_given(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, "key")
+    weights = torch.zeros(1_000_000)
+    kept.save_meanwhile(LAST_FILE, {"weights": weights})
+    weights += 1
+    kept.finish()
+    found = kept.load(LAST_FILE)
+    assert found is not None
+    assert not found["weights"].any()
+    kept.save_meanwhile(LAST_FILE, {"weights": weights})
+    kept.finish()
+    found = kept.load(LAST_FILE)
+    assert found is not None
+    assert found["weights"].all()
+
+
+def test_a_full_disk_met_meanwhile_is_said_at_the_end(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, "key")
+    kept.save(LAST_FILE, {"epoch": 1})
+    with _largest_file(100_000):
+        kept.save_meanwhile(LAST_FILE, {"epoch": 2, "weights": torch.zeros(100_000)})
+        with pytest.raises(MachineError, match=r"could not be written whole.*Free some space"):
+            kept.finish()
+    assert kept.load(LAST_FILE) == {"epoch": 1}
 
 
 def test_keys_are_of_values_not_of_their_order() -> None:

@@ -27,14 +27,15 @@ pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 COMMAND = str(BIN / "stackseg")
 # Adam divides gradients that are nothing but rounding by their size: with it, even another order of the patches in a
-# batch moves the loss of such a training by 1e-3
+# batch of one process moves the loss by 1e-3 within ten steps
 SETTINGS: dict[str, Any] = {
     "train.epochs": 4,
-    "train.patches_per_epoch": 16,
+    "train.patches_per_epoch": 32,
     "train.patch_size": 64,
+    "train.batch_size": 16,
     "train.validate_every": 2,
     "train.optimizer": "sgd",
-    "train.lr": 0.01,
+    "train.lr": 0.002,
 }
 DIVERGING = {"train.optimizer": "sgd", "train.lr": 10.0, "train.clip_norm": None, "train.loss": {"bce": 1e30}}
 
@@ -85,7 +86,11 @@ def children_of(parent: int) -> list[int]:
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
-    "Linknet": ({}, {"shape_yx": (128, 128)}, ()),
+    "Unet": (
+        {"model.architecture": "Unet", "model.encoder": "resnet18", "train.lr": 0.01},
+        {"shape_yx": (128, 128)},
+        (),
+    ),
     "workers, average, context, rare validation planes": (
         {"train.ema": 0.7, "model.context_slices": 1, "model.architecture": "Unet", "split.test": 0.6},
         {"shape_yx": (128, 128)},
@@ -125,7 +130,9 @@ def test_two_processes_train_as_one(
             if row[name] in ("", "True", "False"):
                 assert other[name] == row[name], name
             else:
-                assert float(other[name]) == pytest.approx(float(row[name]), abs=1e-4), name
+                # a score counts pixels: one that lies between two classes moves it by more than the loss
+                tolerance = 1e-4 if name == "loss" else 1e-3
+                assert float(other[name]) == pytest.approx(float(row[name]), abs=tolerance), name
     # the rank that is not first says and logs nothing
     assert said.stdout.count("training ") == 1
     assert said.stdout.count("best epoch") == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,6 +33,36 @@ class Checkpoints:
 
     def __init__(self, root: Path, key: str) -> None:
         self.folder = root / key
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save_meanwhile(self, name: str, state: dict[str, Any]) -> None:
+        """Write a copy of a state while training goes on; left out while the one before it is still being written.
+
+        On a GPU an epoch can be quicker than the disk: then not every epoch is one to go on from.
+
+        Raises
+        ------
+        MachineError
+            The state before this one could not be written whole.
+        """
+        if self._pending is not None:
+            if not self._pending.done():
+                return
+            self._pending.result()
+        self._pending = self._writer.submit(self.save, name, copy.deepcopy(state))
+
+    def finish(self) -> None:
+        """Wait for what is being written.
+
+        Raises
+        ------
+        MachineError
+            It could not be written whole.
+        """
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Write a state aside, then put it in place.

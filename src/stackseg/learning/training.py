@@ -168,6 +168,7 @@ class _Training:
             self._save()
             for one in callbacks:
                 one.on_epoch(report)
+        self._checkpoints.finish()
         self._fabric.barrier()
 
     def _patience_is_over(self) -> bool:
@@ -230,7 +231,7 @@ class _Training:
                 "num_bad": self._num_bad,
                 "history": [asdict(one) for one in self.history],
             }
-            self._checkpoints.save(LAST_FILE, state)
+            self._checkpoints.save_meanwhile(LAST_FILE, state)
 
     def _resume(self) -> None:
         held = self._checkpoints.load(LAST_FILE)
