@@ -71,10 +71,13 @@ def train(
     """
     from stackseg.imaging.catalog import read_catalog
     from stackseg.learning.training import Machine
+    from stackseg.lifecycle.lineage import require_dependency
     from stackseg.lifecycle.training_runs import train_and_log
 
     machine = Machine(device=device, num_processes=processes, num_workers=workers)
     params = load_params()
+    if params.augment.file is not None:
+        require_dependency(Path("dvc.yaml"), "train", params.augment.file)
     if folds is not None:
         from stackseg.cli.folds import train_folds
 

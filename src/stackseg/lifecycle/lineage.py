@@ -7,6 +7,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
+from stackseg.errors import ParamsError
+
 # written by the stages themselves: their change says nothing about what was run
 WRITTEN_BY_RUNS = ("dvc.lock", "outputs", "mlruns", "checkpoints")
 
@@ -37,6 +41,33 @@ def dvc_tags() -> dict[str, str]:
     """Return DVC's names for the experiment that this process runs in, as tags."""
     names = {"DVC_EXP_NAME": "dvc.experiment", "DVC_EXP_BASELINE_REV": "dvc.baseline", "DVC_STAGE": "dvc.stage"}
     return {tag: os.environ[name] for name, tag in names.items() if os.environ.get(name)}
+
+
+def require_dependency(pipeline: Path, stage: str, name: str) -> None:
+    """Check that a file which params name is among a stage's dependencies, or DVC would not see it change.
+
+    Parameters
+    ----------
+    pipeline
+        dvc.yaml; without one, there is nothing that could go stale.
+    stage, name
+        The stage that reads the file, and the file as params name it.
+
+    Raises
+    ------
+    ParamsError
+        It is not.
+    """
+    if not pipeline.exists():
+        return
+    tree = YAML(typ="safe").load(pipeline.read_text(encoding="utf-8"))
+    deps = tree.get("stages", {}).get(stage, {}).get("deps", [])
+    if Path(name) not in {Path(one) for one in deps if isinstance(one, str)}:
+        raise ParamsError(
+            f"{name} is not among the deps of stage {stage}: `dvc repro` would not notice when it changes",
+            where=str(pipeline),
+            remedy=f"add the line `- {name}` to stages.{stage}.deps",
+        )
 
 
 def _git(root: Path, *arguments: str) -> str | None:
