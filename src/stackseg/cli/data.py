@@ -164,8 +164,11 @@ def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, 
 
     if file is not None:
         return label_table(params.model_copy(update={"data": read_classes(file)}))
+    specimen = inspection.specimen
+    first = specimen.mask_file(specimen.labelled[0]).info.path
+    where = str(first if specimen.is_stack else first.parent)
     if fresh or not params.data.classes:
-        return propose_table(inspection.raw)
+        return propose_table(inspection.raw, where=where)
     present = label_table(params)
     unknown = [
         code for code in inspection.raw if code not in {c for raw in present.raw for c in raw} | set(present.ignore)
@@ -174,7 +177,7 @@ def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, 
         raise ParamsError(
             f"the masks hold {', '.join(map(str, unknown[:5]))}, which data.classes does not name",
             expected=f"the table that is there: {', '.join(present.names)}",
-            where=str(inspection.specimen.mask_file(inspection.specimen.labelled[0]).info.path),
+            where=where,
             remedy="give a table for all specimens by --classes FILE (raw takes a list), or start over with --replace",
         )
     return present

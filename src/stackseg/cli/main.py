@@ -16,6 +16,7 @@ from stackseg.cli import data, parameters, registry, stages, upkeep
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment
 from stackseg.errors import MachineError, StacksegError
+from stackseg.lifecycle.faults import as_store_error, is_store_error
 
 app = typer.Typer(
     name="stackseg",
@@ -65,8 +66,8 @@ def run() -> None:
     except Exception as error:
         if first is not None and _has_ended(first):
             sys.exit(1)  # it has said why
-        known = _machine_error(error) if isinstance(error, OSError) else error
-        if not isinstance(known, StacksegError):
+        known = _known(error)
+        if known is None:
             raise
         _fail(known)
 
@@ -82,6 +83,30 @@ def _has_ended(process: int) -> bool:
     while os.getppid() == process and time.monotonic() < deadline:
         time.sleep(0.05)
     return os.getppid() != process
+
+
+def _known(error: Exception) -> StacksegError | None:
+    """Return an error as one that a user can mend, or None: then it is a defect of ours, and its traceback is shown."""
+    if isinstance(error, StacksegError):
+        return error
+    if isinstance(error, OSError):
+        return _machine_error(error)
+    if is_store_error(error):
+        import mlflow
+
+        return as_store_error(error, mlflow.get_tracking_uri())
+    return _memory_error(error)
+
+
+def _memory_error(error: Exception) -> MachineError | None:
+    # on a CPU, torch has no class of its own for it
+    if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+        return None
+    return MachineError(
+        "out of memory",
+        where=str(error).splitlines()[0][:120],
+        remedy="lower train.batch_size, train.patch_size or inference.tile, or close what else runs",
+    )
 
 
 def _fail(error: StacksegError) -> None:

@@ -55,16 +55,21 @@ def store_errors(where: str) -> Iterator[None]:
     except StacksegError:
         raise
     except (sqlite3.Error, OSError, ModuleNotFoundError) as error:
-        raise _as_store_error(error, where) from error
+        raise as_store_error(error, where) from error
     except Exception as error:
-        if "mlflow" not in sys.modules:  # importing it takes two seconds, and nothing of its can have been raised
-            raise
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        if isinstance(error, MlflowException | SQLAlchemyError):
-            raise _as_store_error(error, where) from error
+        if is_store_error(error):
+            raise as_store_error(error, where) from error
         raise
+
+
+def is_store_error(error: Exception) -> bool:
+    """Return whether an exception is of MLflow's or of its database's making."""
+    if "mlflow" not in sys.modules:  # importing it takes two seconds, and nothing of its can have been raised
+        return False
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, MlflowException | SQLAlchemyError)
 
 
 @contextmanager
@@ -87,14 +92,15 @@ def store_lock(lock_file: Path) -> Iterator[None]:
             remedy="end that process, then type the command again",
         ) from error
     except OSError as error:
-        raise _as_store_error(error, str(lock_file)) from error
+        raise as_store_error(error, str(lock_file)) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _as_store_error(error: Exception, where: str) -> StoreError:
+def as_store_error(error: Exception, where: str) -> StoreError:
+    """Return an exception of the store's as one line with a remedy."""
     text = (str(error).splitlines() or [type(error).__name__])[0][:_MESSAGE_LENGTH]
     text = re.sub(r"^\([\w.]+\) ", "", text)  # SQLAlchemy puts the driver's class first
     remedy = next((remedy for cause, remedy in _REMEDIES if cause in text.lower()), "")

@@ -1,0 +1,209 @@
+"""Bad input through the real command: one line that says what, where and what to do, exit code 1, nothing touched."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+COMMAND = str(Path(sys.executable).parent / "stackseg")
+
+
+def write(path: Path, stack: Any) -> Path:
+    tifffile.imwrite(path, stack, photometric="minisblack", metadata={"axes": "ZYX"[-stack.ndim :]})
+    return path
+
+
+def images(num_planes: int = 6) -> Any:
+    return np.random.default_rng(0).integers(0, 4000, (num_planes, 40, 48)).astype(np.uint16)
+
+
+def masks(num_planes: int = 6) -> Any:
+    return np.random.default_rng(1).choice(np.array([0, 3], np.uint8), (num_planes, 40, 48))
+
+
+def pair(folder: Path, image: Any, mask: Any) -> tuple[Path, Path]:
+    return write(folder / "i.tif", image), write(folder / "m.tif", mask)
+
+
+def missing(folder: Path) -> tuple[Path, Path]:
+    return write(folder / "i.tif", images()), folder / "nothere.tif"
+
+
+def empty(folder: Path) -> tuple[Path, Path]:
+    found = pair(folder, images(), masks())
+    found[0].write_bytes(b"")
+    return found
+
+
+def no_tiff(folder: Path) -> tuple[Path, Path]:
+    found = pair(folder, images(), masks())
+    found[1].write_bytes(b"GIF89a" + bytes(500))
+    return found
+
+
+def truncated(folder: Path) -> tuple[Path, Path]:
+    found = pair(folder, images(), masks())
+    found[0].write_bytes(found[0].read_bytes()[:9000])
+    return found
+
+
+def page_count(folder: Path) -> tuple[Path, Path]:
+    return pair(folder, images(), masks(5))
+
+
+def other_size(folder: Path) -> tuple[Path, Path]:
+    return pair(folder, images(), masks()[:, :, 1:])
+
+
+def not_a_number(folder: Path) -> tuple[Path, Path]:
+    floats = images().astype(np.float32)
+    floats[4, 5, 6] = np.nan
+    return pair(folder, floats, masks())
+
+
+def image_as_mask(folder: Path) -> tuple[Path, Path]:
+    return pair(folder, images(), images())
+
+
+def absurd_header(folder: Path) -> tuple[Path, Path]:
+    found = pair(folder, images(), masks())
+    with tifffile.TiffFile(found[0]) as file:
+        place = file.pages[0].tags["ImageLength"].valueoffset  # type: ignore[union-attr]
+    content = bytearray(found[0].read_bytes())
+    content[place : place + 4] = struct.pack("<I", 2_000_000_000)
+    found[0].write_bytes(bytes(content))
+    return found
+
+
+CASES: dict[str, tuple[Callable[[Path], tuple[Path, Path]], str]] = {
+    "missing": (missing, "nothere.tif: no such file"),
+    "empty": (empty, "i.tif: "),
+    "no TIFF": (no_tiff, "m.tif: "),
+    "truncated": (truncated, "i.tif"),
+    "page count": (page_count, "5 masks for 6 planes"),
+    "other size": (other_size, "masks of 40×47 pixels; expected 40×48"),
+    "NaN": (not_a_number, "i.tif plane 4"),
+    "image as mask": (image_as_mask, "m.tif"),
+    "absurd header": (absurd_header, "i.tif"),
+}
+
+
+def state(folder: Path) -> dict[str, str]:
+    """Return the digests of all that a user has in a project."""
+    kept = [one for one in sorted(folder.rglob("*")) if one.is_file() and not {".git", ".dvc"} & set(one.parts)]
+    return {str(one): hashlib.sha256(one.read_bytes()).hexdigest() for one in kept}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=100)
+
+
+@pytest.fixture
+def good(project: Path, tmp_path: Path) -> Path:
+    """Return a project with data that was added."""
+    folder = tmp_path / "good"
+    folder.mkdir()
+    done = run("add", *pair(folder, images(), masks()), "--name", "rock")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.mark.parametrize(("make", "words"), CASES.values(), ids=CASES)
+def test_what_cannot_be_added_changes_nothing(
+    project: Path, tmp_path: Path, make: Callable[[Path], tuple[Path, Path]], words: str
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    before = state(project)
+    done = run("add", *make(folder), "--name", "bad")
+    assert done.returncode == 1, done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert "Traceback" not in done.stdout + done.stderr
+    assert state(project) == before
+
+
+def test_good_data_stays_when_more_is_refused(good: Path, tmp_path: Path) -> None:
+    before = state(good)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for make in (truncated, not_a_number, image_as_mask):
+        done = run("add", *make(folder), "--name", "more")
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+    done = run("add", *pair(folder, images(), masks()), "--name", "rock")
+    assert "the specimen is there already" in done.stderr
+    assert done.returncode == 1
+    assert state(good) == before
+
+
+def test_a_traceback_is_shown_when_it_is_asked_for(project: Path, tmp_path: Path) -> None:
+    done = run("--debug", "add", tmp_path / "no.tif", tmp_path / "no.tif")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "DataError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("epochs: ", "epoch: ", "train.epoch"),
+        ("method: blocks", "method: block", "split.method"),
+        ("seed: 7", "seed: seven", "seed"),
+        ("validation: 0.15", "validation: 1.5", "split.validation"),
+    ],
+)
+def test_params_that_are_none_are_one_line(good: Path, old: str, new: str, words: str) -> None:
+    path = good / "params.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    for verb in (["catalog"], ["params", "check"]):
+        done = run(*verb)
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith("error: ")
+        assert words in line
+    assert not (good / "outputs").exists()
+
+
+def test_stages_say_which_comes_first(good: Path) -> None:
+    (good / "dvc.yaml").write_text("stages: {}\n")
+    for verb in ("train", "evaluate", "register"):
+        done = run(verb)
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert "catalog" in line
+    assert not (good / "outputs").exists()
+
+
+def test_one_plane_can_be_added_but_not_split(project: Path, tmp_path: Path) -> None:
+    assert run("add", *pair(tmp_path, images(1), masks(1)), "--name", "single").returncode == 0
+    for verb in ("check", "catalog"):
+        done = run(verb)
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert "1 annotated plane" in line
+    assert not (project / "outputs").exists()
+
+
+def test_a_mask_that_changed_after_adding_is_found(good: Path) -> None:
+    changed = masks()
+    changed[2, 7, 7] = 200
+    write(good / "data" / "rock" / "masks.tif", changed)
+    for verb in ("check", "catalog"):
+        done = run(verb)
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert "masks.tif plane 2" in line
+        assert "200" in line

@@ -1,0 +1,84 @@
+"""The command line's surface: verbs and options that people's scripts rely on, help that teaches, a quick start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from stackseg.cli.main import app
+
+SURFACE: dict[str, str] = {
+    "sample": "--height --planes --seed --width",
+    "add": "IMAGES MASKS --axes --classes --mask-axes --name --planes --replace",
+    "check": "--json",
+    "catalog": "[DATA] --out",
+    "train": "[DATA] --catalog --device --folds --out --processes --workers",
+    "evaluate": "[DATA] --catalog --device --model --out",
+    "register": "--data --out",
+    "relocate": "--from",
+    "prune": "--days --keep --yes",
+    "params schema": "--out",
+    "params check": "",
+}
+
+
+def verbs() -> dict[str, click.Command]:
+    """Return every verb by its words."""
+    root = typer.main.get_command(app)
+    found: dict[str, click.Command] = {}
+
+    def walk(command: click.Command, words: str) -> None:
+        for name, one in getattr(command, "commands", {}).items():
+            if hasattr(one, "commands"):
+                walk(one, f"{words}{name} ")
+            else:
+                found[words + name] = one
+
+    walk(root, "")
+    return found
+
+
+def surface(command: click.Command) -> str:
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    named = [f"{one.name}".upper() if one.required else f"[{one.name}]".upper() for one in arguments]
+    options = sorted(max(one.opts, key=len) for one in command.params if one.param_type_name == "option")
+    return " ".join([*named, *options])
+
+
+def test_verbs_and_options_are_these() -> None:
+    assert {name: surface(one) for name, one in verbs().items()} == SURFACE
+
+
+@pytest.mark.parametrize("verb", SURFACE)
+def test_every_verb_explains_itself_and_its_options(verb: str) -> None:
+    shown = CliRunner().invoke(app, [*verb.split(), "--help"])
+    assert shown.exit_code == 0
+    command = verbs()[verb]
+    sentence = (command.help or "").strip().split("\n")[0]
+    assert sentence.endswith(".")
+    assert sentence.split()[0] in shown.output
+    for one in command.params:
+        assert getattr(one, "help", None), f"{verb} {one.name} has no help"
+
+
+def test_an_unknown_verb_is_a_usage_error() -> None:
+    assert CliRunner().invoke(app, ["trian"]).exit_code == 2
+    assert CliRunner().invoke(app, ["train", "--eopchs", "3"]).exit_code == 2
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from stackseg.cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'mlflow', 'optuna', 'numpy', 'tifffile', 'skimage', 'dvc'} & sys.modules.keys()\n"
+        "print('heavy:', sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "stackseg sample" in done.stdout
+    assert "heavy: []" in done.stdout
