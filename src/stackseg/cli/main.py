@@ -53,9 +53,7 @@ def main(
 def run() -> None:
     """Run the command line: errors that a user can mend become one line and exit code 1."""
     apply_quiet_environment()
-    # Fabric announces its precision and its processes; the verbs say what is worth knowing
-    for module in ("fabric.utilities.rank_zero", "fabric.utilities.distributed", "pytorch.utilities.rank_zero"):
-        logging.getLogger(f"lightning.{module}").setLevel(logging.WARNING)
+    _quieten_libraries()
     first = _first_process()
     try:
         app()
@@ -70,6 +68,16 @@ def run() -> None:
         if known is None:
             raise
         _fail(known)
+
+
+def _quieten_libraries() -> None:
+    """Keep from the terminal what the verbs say themselves."""
+    # Fabric announces its precision and its processes
+    for module in ("fabric.utilities.rank_zero", "fabric.utilities.distributed", "pytorch.utilities.rank_zero"):
+        logging.getLogger(f"lightning.{module}").setLevel(logging.WARNING)
+    # MLflow prints a traceback of what it then raises, and of each sample that its monitor could not write
+    for module in ("store.db.utils", "system_metrics.system_metrics_monitor"):
+        logging.getLogger(f"mlflow.{module}").setLevel(logging.CRITICAL)
 
 
 def _first_process() -> int | None:

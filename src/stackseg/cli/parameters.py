@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stackseg.aside import write_text_aside
 from stackseg.cli.console import say
 from stackseg.cli.project import load_params
 from stackseg.params.file import json_schema
@@ -25,9 +25,7 @@ def attach(app: typer.Typer) -> None:
 
 def schema(out: Annotated[Path, typer.Option(help="File to write.")] = Path("params.schema.json")) -> None:
     """Write the JSON schema by which editors complete and check params.yaml."""
-    aside = out.with_name(f".{out.name}.new")
-    aside.write_text(json_schema(), encoding="utf-8")
-    os.replace(aside, out)
+    write_text_aside(out, json_schema())
     say(f"wrote {out}")
 
 

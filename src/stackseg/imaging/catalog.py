@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from stackseg.aside import write_text_aside
 from stackseg.errors import DataError, ParamsError
 from stackseg.imaging.channels import apply_colour
 from stackseg.imaging.digests import data_digest
@@ -196,10 +196,7 @@ def build_catalog(
 
 def write_catalog(path: Path, catalog: Catalog) -> None:
     """Write outputs/catalog.json aside and put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(catalog.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_text_aside(path, catalog.model_dump_json(indent=1) + "\n")
 
 
 def read_catalog(path: Path) -> Catalog:

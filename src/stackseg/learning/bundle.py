@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from stackseg.aside import folder_aside, write_text_aside
 from stackseg.errors import MachineError, ModelError
 from stackseg.imaging.catalog import ClassRecord
 from stackseg.imaging.intensity import IntensityPolicy
@@ -147,35 +146,17 @@ def save_bundle(
         seen=seen,
         lineage=lineage,
     )
-    aside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
-        save_file(tensors, aside / WEIGHTS_FILE)
-        text = json.dumps(spec.model_dump(mode="json"), indent=2) + "\n"
-        (aside / SPEC_FILE).write_text(text, encoding="utf-8")
+        with folder_aside(folder) as aside:
+            save_file(tensors, aside / WEIGHTS_FILE)
+            write_text_aside(aside / SPEC_FILE, json.dumps(spec.model_dump(mode="json"), indent=2) + "\n")
     except SafetensorError as error:
-        shutil.rmtree(aside)
         raise MachineError(
             f"the weights could not be written ({error})",
             where=str(folder),
             remedy="free some space on the disk and run the same command again",
         ) from None
-    except BaseException:
-        shutil.rmtree(aside)
-        raise
-    replace_folder(aside, folder)
     return spec
-
-
-def replace_folder(aside: Path, folder: Path) -> None:
-    """Put a finished folder in the place of another, which is removed only when the new one is there."""
-    former = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(former, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, former)
-    os.replace(aside, folder)
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def read_spec(folder: Path) -> BundleSpec:

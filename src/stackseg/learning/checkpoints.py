@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stackseg.aside import file_aside
 from stackseg.errors import MachineError, ModelError
 
 LAST_FILE = "last.pt"
@@ -72,18 +72,15 @@ class Checkpoints:
         MachineError
             It could not be written whole.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / f".{name}.new"
         try:
-            torch.save(state, aside)
+            with file_aside(self.folder / name) as aside:
+                torch.save(state, aside)
         except RuntimeError:  # all that torch's writer tells of a full disk is a wrong position
-            aside.unlink(missing_ok=True)
             raise MachineError(
                 "a checkpoint could not be written whole",
                 where=str(self.folder / name),
                 remedy="free some space on the disk and run the same command again: training goes on",
             ) from None
-        os.replace(aside, self.folder / name)
 
     def load(self, name: str) -> dict[str, Any] | None:
         """Return a state, or None where there is none.

@@ -32,7 +32,11 @@ NOT_TRAINING = frozenset(
 def training_files() -> list[Path]:
     """Return the source files that training and inference use; dvc.yaml's train stage depends on the same."""
     package = Path(stackseg.__file__).parent
-    found = [package / "errors.py", *(path for room in ROOMS for path in sorted((package / room).rglob("*.py")))]
+    found = [
+        package / "aside.py",
+        package / "errors.py",
+        *(path for room in ROOMS for path in sorted((package / room).rglob("*.py"))),
+    ]
     return [
         path
         for path in found

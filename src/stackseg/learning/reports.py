@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stackseg.aside import folder_aside, write_text_aside
 from stackseg.errors import DataError
 from stackseg.imaging.catalog import Catalog
 from stackseg.imaging.pictures import draw_confusion, draw_overlay, draw_scores
@@ -23,13 +21,12 @@ def write_reports(
     evaluation: Evaluation, bundle: Bundle, catalog: Catalog, data: Path, out: Path, *, num_overlays: int
 ) -> None:
     """Write scores.json (figures), evaluation.json (all of it), plots/ and overlays/ into `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    _replace_folder(out / "plots", lambda folder: _draw_plots(folder, evaluation))
-    _replace_folder(
-        out / "overlays", lambda folder: _draw_overlays(folder, evaluation, bundle, catalog, data, num_overlays)
-    )
-    _replace_text(out / "evaluation.json", evaluation.model_dump_json(indent=1))
-    _replace_text(out / "scores.json", json.dumps(figures(evaluation), indent=2))
+    with folder_aside(out / "plots") as folder:
+        _draw_plots(folder, evaluation)
+    with folder_aside(out / "overlays") as folder:
+        _draw_overlays(folder, evaluation, bundle, catalog, data, num_overlays)
+    write_text_aside(out / "evaluation.json", evaluation.model_dump_json(indent=1) + "\n")
+    write_text_aside(out / "scores.json", json.dumps(figures(evaluation), indent=2) + "\n")
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
@@ -104,18 +101,3 @@ def _draw_overlays(
             classes=classes,
             title=f"{label.replace('_', ' ')}: {score.specimen} plane {score.plane}, mean IoU {score.mean_iou:.3f}",
         )
-
-
-def _replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    aside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    fill(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text + "\n", encoding="utf-8")
-    os.replace(aside, path)

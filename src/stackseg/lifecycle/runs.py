@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from stackseg.aside import write_text_aside
 from stackseg.errors import DataError, StoreError
 from stackseg.imaging.catalog import Catalog
 from stackseg.imaging.pictures import draw_curves
@@ -257,10 +257,7 @@ def metric_name(name: str) -> str:
 
 def write_run(path: Path, record: RunRecord) -> None:
     """Write outputs/run.json aside and put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_text_aside(path, record.model_dump_json(indent=2) + "\n")
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from stackseg.aside import file_aside
 from stackseg.imaging.catalog import Catalog
 from stackseg.learning.training import Callback, EpochReport, Machine, TrainingResult, train
 from stackseg.lifecycle.lineage import git_state
@@ -56,8 +56,7 @@ def train_and_log(
 
 def write_history(path: Path, history: Sequence[EpochReport]) -> None:
     """Write one row per epoch: what training saw, and the latest validation at that epoch."""
-    aside = path.with_name(f".{path.name}.new")
-    with aside.open("w", newline="", encoding="utf-8") as file:
+    with file_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         columns = [name for name in asdict(history[0]) if name != "validation_iou"]
         classes = sorted({name for one in history for name in one.validation_iou or {}})
         writer = csv.writer(file)
@@ -66,4 +65,3 @@ def write_history(path: Path, history: Sequence[EpochReport]) -> None:
             row = asdict(one)
             scores = one.validation_iou or {}
             writer.writerow([*(row[name] for name in columns), *(scores.get(name) for name in classes)])
-    os.replace(aside, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stackseg.aside import write_text_aside
 from stackseg.errors import ParamsError
 from stackseg.params.augment import AugmentParams
 from stackseg.params.base import Section
@@ -116,9 +116,7 @@ def write_tree(path: Path, tree: Any) -> None:
     yaml.width = 120
     text = StringIO()
     yaml.dump(tree, text)
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(aside, path)
+    write_text_aside(path, text.getvalue())
 
 
 def json_schema() -> str:
