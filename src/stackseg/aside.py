@@ -37,8 +37,9 @@ def folder_aside(folder: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        shutil.rmtree(former, ignore_errors=True)
         if folder.exists():
+            if former.exists():  # a killed write left it
+                shutil.rmtree(former)
             os.replace(folder, former)
         os.replace(aside, folder)
     except BaseException as error:

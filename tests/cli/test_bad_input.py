@@ -126,7 +126,7 @@ def test_what_cannot_be_added_changes_nothing(
     before = state(project)
     done = run("add", *make(folder), "--name", "bad")
     assert done.returncode == 1, done.stdout
-    (line,) = done.stderr.strip().splitlines()
+    (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert words in line
     assert "Traceback" not in done.stdout + done.stderr
@@ -140,7 +140,7 @@ def test_good_data_stays_when_more_is_refused(good: Path, tmp_path: Path) -> Non
     for make in (truncated, not_a_number, image_as_mask):
         done = run("add", *make(folder), "--name", "more")
         assert done.returncode == 1
-        assert len(done.stderr.strip().splitlines()) == 1
+        assert len(done.stderr.splitlines()) == 1
     done = run("add", *pair(folder, images(), masks()), "--name", "rock")
     assert "the specimen is there already" in done.stderr
     assert done.returncode == 1
@@ -171,7 +171,7 @@ def test_params_that_are_none_are_one_line(good: Path, old: str, new: str, words
     for verb in (["catalog"], ["params", "check"]):
         done = run(*verb)
         assert done.returncode == 1
-        (line,) = done.stderr.strip().splitlines()
+        (line,) = done.stderr.splitlines()
         assert line.startswith("error: ")
         assert words in line
     assert not (good / "outputs").exists()
@@ -182,7 +182,7 @@ def test_stages_say_which_comes_first(good: Path) -> None:
     for verb in ("train", "evaluate", "register"):
         done = run(verb)
         assert done.returncode == 1
-        (line,) = done.stderr.strip().splitlines()
+        (line,) = done.stderr.splitlines()
         assert "catalog" in line
     assert not (good / "outputs").exists()
 
@@ -192,7 +192,7 @@ def test_one_plane_can_be_added_but_not_split(project: Path, tmp_path: Path) -> 
     for verb in ("check", "catalog"):
         done = run(verb)
         assert done.returncode == 1
-        (line,) = done.stderr.strip().splitlines()
+        (line,) = done.stderr.splitlines()
         assert "1 annotated plane" in line
     assert not (project / "outputs").exists()
 
@@ -204,6 +204,32 @@ def test_a_mask_that_changed_after_adding_is_found(good: Path) -> None:
     for verb in ("check", "catalog"):
         done = run(verb)
         assert done.returncode == 1
-        (line,) = done.stderr.strip().splitlines()
+        (line,) = done.stderr.splitlines()
         assert "masks.tif plane 2" in line
         assert "200" in line
+
+
+def test_a_cache_that_cannot_be_written_is_said_with_what_to_do_next(project: Path, tmp_path: Path) -> None:
+    (project / ".dvc" / "cache").write_text("no folder")
+    done = run("add", *pair(tmp_path, images(), masks()), "--name", "rock")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: `dvc add data` failed: ")
+    assert str(project / ".dvc" / "cache") in line
+    assert line.endswith("Mend this, then type `dvc add data`: what was adopted is in data/")
+    (project / ".dvc" / "cache").unlink()
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], check=True)
+    assert run("check").returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_leaves_the_catalogue_that_was_there(good: Path) -> None:
+    assert run("catalog").returncode == 0
+    before = (good / "outputs" / "catalog.json").read_bytes()
+    (good / "outputs" / ".catalog.json.new").symlink_to("/dev/full")
+    done = run("catalog")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: outputs/catalog.json: the disk is full. Free some space")
+    assert (good / "outputs" / "catalog.json").read_bytes() == before
+    assert [one.name for one in (good / "outputs").iterdir()] == ["catalog.json"]

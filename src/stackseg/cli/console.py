@@ -67,13 +67,16 @@ def swatch(colour: str) -> str:
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show progress over things that are counted; gives a function of (done, all)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err(), transient=True) as progress:
+    console = err()
+    # where nobody watches, rich would leave an empty line of it
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def training_progress() -> Progress:
     """Return the progress bar of a training."""
+    console = err()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -83,7 +86,8 @@ def training_progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=err(),
+        console=console,
+        disable=not console.is_terminal,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stackseg.aside import folder_aside
 from stackseg.cli.console import counting, next_step, print_json, say, swatch, table, warn
 from stackseg.cli.project import DATA, PARAMS_FILE, load_params, run_dvc
 from stackseg.errors import DataError, ParamsError
@@ -47,7 +47,7 @@ def sample(
     write_sample(DATA, (planes, height, width), seed=seed)
     say(f"wrote {DATA}/images.tif and {DATA}/masks.tif: {planes} planes of {height}×{width} pixels, uint16")
     if data_digest(DATA) != _tracked_digest():
-        run_dvc("add", "--quiet", str(DATA))
+        _track()
         say("data.dvc now tracks this sample")
     next_step("dvc repro")
 
@@ -93,13 +93,12 @@ def add(
             remedy="move its files into data/<specimen>/ first, or start over with --replace",
         )
     if fresh:
-        aside = DATA.with_name(".data.new")
-        shutil.rmtree(aside, ignore_errors=True)
-        _put_in_place(adoption.adopt(specimen, aside, chosen_name).parent)
+        with folder_aside(DATA) as aside:
+            adoption.adopt(specimen, aside, chosen_name)
     else:
         adoption.adopt(specimen, DATA, chosen_name)
     changed = _write_params(specimen, found, fresh=fresh)
-    run_dvc("add", "--quiet", str(DATA))
+    _track()
     say(f"adopted as {DATA}/{chosen_name}; data.dvc tracks it")
     for line in changed:
         say(f"params.yaml: {line}")
@@ -232,14 +231,8 @@ def _write_params(specimen: Specimen, found: LabelTable, *, fresh: bool) -> list
     )
 
 
-def _put_in_place(fresh_data: Path) -> None:
-    """Put the new data folder in the place of the old one; what was there is in DVC's cache if it was added."""
-    old = DATA.with_name(".data.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if DATA.exists():
-        DATA.rename(old)
-    fresh_data.rename(DATA)
-    shutil.rmtree(old, ignore_errors=True)
+def _track() -> None:
+    run_dvc("add", str(DATA), remedy=f"mend this, then type `dvc add {DATA}`: what was adopted is in {DATA}/")
 
 
 def _holds_sample() -> bool:

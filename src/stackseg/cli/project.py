@@ -25,8 +25,8 @@ def checkpoints_folder(root: Path) -> Path:
     return root / "checkpoints"
 
 
-def run_dvc(*arguments: str) -> None:
-    """Run DVC as a user would.
+def run_dvc(*arguments: str, remedy: str) -> None:
+    """Run DVC as a user would; the remedy is told when it fails.
 
     Raises
     ------
@@ -40,5 +40,5 @@ def run_dvc(*arguments: str) -> None:
         told = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "no message")
         raise StoreError(
             f"`dvc {' '.join(arguments)}` failed: {told.removeprefix('ERROR: ')}",
-            remedy="run it by hand with -v to see more",
+            remedy=remedy,
         )

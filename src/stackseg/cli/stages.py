@@ -171,9 +171,7 @@ class ShownTraining:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # of one that was never started it would print an empty line
-        if self._progress.live.is_started:
-            self._progress.stop()
+        self._progress.stop()
 
     def on_start(self, start: TrainingStart) -> None:
         """Open the bar."""
@@ -192,8 +190,7 @@ class ShownTraining:
             loss="-",
             iou="-",
         )
-        if self._progress.console.is_terminal:
-            self._progress.start()
+        self._progress.start()
 
     def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
         """Move the bar."""
