@@ -216,10 +216,11 @@ class TestDatabase:
 
 
 class TestBrokenStores:
-    def test_text_and_truncated_files(self, copied: Path) -> None:
+    def test_text_truncated_and_spoilt_files(self, copied: Path) -> None:
         database = copied / "mlflow.db"
         content = database.read_bytes()
-        for broken in (b"not a database, but text\n" * 9, content[: len(content) // 2]):
+        spoilt = content.replace(b"artifact_location", b"artifact_loc\xaation")
+        for broken in (b"not a database, but text\n" * 9, content[: len(content) // 2], spoilt):
             database.write_bytes(broken)
             with pytest.raises(StoreError, match="backup") as caught:
                 prepare_store(copied, experiment="rocks")

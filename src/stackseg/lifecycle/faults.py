@@ -25,6 +25,7 @@ _REMEDIES = (
     ("no space left", "free some disk space and type the command again"),
     ("disk i/o error", "check that the disk is neither full nor failing, then type the command again"),
     ("file is not a database", "put a backup in its place, or move it aside: a new one is made by the next command"),
+    ("decode", "put a backup in its place, or move it aside: a new one is made by the next command"),
     ("malformed", "put a backup in its place, or move it aside: a new one is made by the next command"),
     ("already exists", "it was left half-made; move it aside: a new one is made by the next command"),
     ("no such table", "it was left half-made; move it aside: a new one is made by the next command"),
@@ -54,7 +55,7 @@ def store_errors(where: str) -> Iterator[None]:
         yield
     except StacksegError:
         raise
-    except (sqlite3.Error, OSError, ModuleNotFoundError) as error:
+    except (sqlite3.Error, OSError, ModuleNotFoundError, UnicodeDecodeError) as error:
         raise as_store_error(error, where) from error
     except Exception as error:
         if is_store_error(error):
