@@ -289,7 +289,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(trained: Project
         command, cwd=broken.root, env=broken.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 200
-    while not list((broken.root / "checkpoints").glob("*/last.pt")):
+    while not list((broken.root / "checkpoints").glob("*/last-*.pt")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)

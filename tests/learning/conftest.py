@@ -226,11 +226,15 @@ def served() -> Any:
 
 @pytest.fixture(scope="session")
 def segment_bytes(served: Any) -> Callable[..., Any]:
-    """The function that segments a file held in memory."""
-    return served.segment_bytes
+    """Asks the served model for the mask of a file held in memory."""
+    import pandas as pd
 
+    from stackseg.serving.answers import decode_mask
 
-@pytest.fixture(scope="session")
-def encode_tiff(served: Any) -> Callable[..., bytes]:
-    """The function that makes the answer's file."""
-    return served.encode_tiff
+    def ask(image: bytes, bundle: Any, **params: Any) -> Any:
+        model = served.SegmentationModel()
+        model.use(bundle)
+        answer = model.predict(None, pd.DataFrame({"image": [image]}), params).iloc[0]
+        return decode_mask(answer["mask"], answer["output"])
+
+    return ask

@@ -61,6 +61,7 @@ def saved_again(folder: Path, bundle: Bundle) -> Any:
         bundle.network.state_dict(),
         validation=bundle.spec.validation,
         seen=bundle.spec.seen,
+        profile=bundle.spec.profile,
         lineage=bundle.spec.lineage,
     )
 

@@ -164,7 +164,7 @@ def test_killed_processes_go_on_in_the_same_run(make_project: Any, tmp_path: Pat
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 200
-    while not list((broken / "checkpoints").glob("*/last.pt")):
+    while not list((broken / "checkpoints").glob("*/last-*.pt")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)

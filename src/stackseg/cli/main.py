@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from stackseg import __version__
-from stackseg.cli import data, parameters, registry, stages, upkeep
+from stackseg.cli import data, inference, parameters, promotion, registry, stages, upkeep
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment
 from stackseg.errors import MachineError, StacksegError
@@ -30,6 +30,8 @@ app = typer.Typer(
 data.attach(app)
 stages.attach(app)
 registry.attach(app)
+promotion.attach(app)
+inference.attach(app)
 upkeep.attach(app)
 parameters.attach(app)
 

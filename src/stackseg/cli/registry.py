@@ -1,17 +1,20 @@
-"""Verbs on the registry: register."""
+"""Verbs that fill and list the registry: register, models."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stackseg.cli.console import next_step, say, warn
+from stackseg.cli.console import next_step, print_json, say, table, warn
 from stackseg.cli.project import OUTPUTS, load_params
-from stackseg.cli.store import ready_store
+from stackseg.cli.store import ready_registry, ready_store
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from stackseg.lifecycle.moves import Move
     from stackseg.params import Params
 
 PANEL = "Models"
@@ -19,7 +22,8 @@ PANEL = "Models"
 
 def attach(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    app.command(rich_help_panel=PANEL)(register)
+    for verb in (register, models):
+        app.command(rich_help_panel=PANEL)(verb)
 
 
 def register(
@@ -68,4 +72,80 @@ def register_outputs(params: Params, *, data: Path, out: Path) -> None:
         warn(f"the run that trained ({record.run_id}) is not in this store: scores are in run {done.run_id}")
     state = "registered" if done.created else "is registered already:"
     say(f"{state} {done.name} version {done.version}, bundle {spec.digest[:12]}, run {done.run_id}")
-    next_step("mlflow ui, or `dvc exp run -S train.lr=3e-4` to compare another run")
+    next_step("stackseg promote, mlflow ui, or `dvc exp run -S train.lr=3e-4` to compare another run")
+
+
+def models(
+    history: Annotated[bool, typer.Option("--history", help="Show who moved the champion, when and why.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the registered versions, or the moves of the champion."""
+    from stackseg.lifecycle.moves import history as moves_of
+
+    _, known = ready_registry(load_params())
+    if history:
+        moves = moves_of(known.name)
+        if as_json:
+            print_json([one.model_dump(mode="json") for one in moves])
+        else:
+            table(
+                f"champions of {known.name}",
+                ("when (UTC)", "what", "version", "who", "why", "outcome"),
+                [_move_row(one) for one in moves],
+            )
+        return
+    if as_json:
+        print_json([_listed(one, known.aliases_of(number)) for number, one in known.versions.items()])
+        return
+    if not known.versions:
+        say(f"no version of {known.name} is registered yet")
+        next_step("dvc repro")
+        return
+    columns = ("version", "alias", "mean IoU", "interval", "data", "catalogue", "commit", "run", "age")
+    rows = [_version_row(one, known.aliases_of(number)) for number, one in known.versions.items()]
+    table(f"versions of {known.name}", columns, rows)
+    if "champion" not in known.aliases:
+        next_step("stackseg promote")
+
+
+def _move_row(move: Move) -> tuple[str, ...]:
+    version = f"{move.from_version or '-'} to {move.to_version}"
+    when = f"{move.when:%Y-%m-%d %H:%M:%S}"
+    return when, move.action, version, f"{move.who}@{move.host}", move.why, move.outcome
+
+
+def _version_row(version: ModelVersion, aliases: list[str]) -> tuple[Any, ...]:
+    tags = version.tags
+    interval = tags.get("mean_iou_interval", "")
+    return (
+        str(version.version),
+        ", ".join(aliases),
+        tags.get("mean_iou", ""),
+        interval.partition(" ")[0] if ".." in interval else "null",
+        tags.get("data_md5", "")[:8],
+        tags.get("catalog_digest", "")[:8],
+        tags.get("git_commit", "")[:8] + ("+" if tags.get("git_dirty") == "true" else ""),
+        str(version.run_id)[:8],
+        _age(version.creation_timestamp),
+    )
+
+
+def _listed(version: ModelVersion, aliases: list[str]) -> dict[str, Any]:
+    return {
+        "version": str(version.version),
+        "aliases": aliases,
+        "run_id": version.run_id,
+        "created": version.creation_timestamp,
+        "source": version.source,
+        "tags": dict(version.tags),
+    }
+
+
+def _age(created_ms: int) -> str:
+    import time
+
+    seconds = time.time() - created_ms / 1000
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

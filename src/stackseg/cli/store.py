@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stackseg.cli.console import warn
 
 if TYPE_CHECKING:
+    from stackseg.lifecycle.versions import Registered
     from stackseg.params import Params
 
 
@@ -20,3 +21,20 @@ def ready_store(params: Params) -> tuple[Path, str]:
     if ready.relocated is not None:
         warn(ready.relocated.sentence())
     return root, ready.experiment_id
+
+
+def ready_registry(params: Params) -> tuple[Path, Registered]:
+    """Return the project's root and what is registered; a move of the champion that was interrupted is completed."""
+    from stackseg.lifecycle.moves import complete_interrupted
+    from stackseg.lifecycle.versions import registered
+
+    root, _ = ready_store(params)
+    mended = complete_interrupted(params.project.model_name, move_lock(root))
+    if mended is not None:
+        warn(f"{mended.action} of version {mended.to_version} by {mended.who} had been interrupted: {mended.outcome}")
+    return root, registered(params.project.model_name)
+
+
+def move_lock(root: Path) -> Path:
+    """Return the file whose lock keeps changes of champion on this machine apart."""
+    return root / "mlflow.db.lock"

@@ -19,6 +19,7 @@ from stackseg.imaging.digests import data_digest
 from stackseg.imaging.intensity import IntensityPolicy, fit_statistics
 from stackseg.imaging.labels import IGNORE_INDEX, LabelTable
 from stackseg.imaging.leakage import Leakage, measure_leakage, reduce_plane
+from stackseg.imaging.profile import PlaneFigures, Profile, plane_figures, profile_of
 from stackseg.imaging.specimens import Specimen, find_specimens
 from stackseg.imaging.splits import Part, PlaneRef, assign_parts
 from stackseg.params import Params
@@ -81,6 +82,7 @@ class Catalog(Record):
     ignore: tuple[int | str, ...]
     split: SplitParams
     intensity: IntensityPolicy
+    profile: Profile
     leakage: Leakage
     specimens: tuple[SpecimenRecord, ...]
     class_fractions: dict[Part, tuple[float, ...]]
@@ -154,11 +156,15 @@ def build_catalog(
 
     records: dict[PlaneRef, PlaneRecord] = {}
     reduced: dict[PlaneRef, npt.NDArray[np.float32]] = {}
+    figures: list[tuple[PlaneFigures, ...]] = []
     for done, ref in enumerate(refs):
         image_yxc = image(ref)
         group = groups[ref] if groups else None
         records[ref] = _describe(by_name[ref.specimen], ref, image_yxc, table, parts[ref], group)
-        reduced[ref] = reduce_plane(apply_colour(image_yxc, colour, str(ref)).astype(np.float32))
+        coloured_yxc = apply_colour(image_yxc, colour, str(ref))
+        reduced[ref] = reduce_plane(coloured_yxc.astype(np.float32))
+        if parts[ref] == "training":
+            figures.append(plane_figures(coloured_yxc))
         progress(done + 1, len(refs))
 
     training = [ref for ref in refs if parts[ref] == "training"]
@@ -180,6 +186,7 @@ def build_catalog(
         ignore=table.ignore,
         split=params.split,
         intensity=IntensityPolicy(params=params.intensity, colour=colour, statistics=statistics),
+        profile=profile_of(figures),
         leakage=leakage,
         specimens=specimen_records,
         class_fractions={},

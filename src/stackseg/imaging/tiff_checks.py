@@ -6,6 +6,7 @@ tifffile is lenient: it takes what pages it finds, and logs what it misses. Each
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,6 +62,22 @@ def _farthest_tag(header: bytes, layout: tifffile.TiffFormat) -> float:
     num_bytes = tags["count"] * _TYPE_BYTES[tags["type"]]
     ends = np.where(num_bytes > layout.offsetsize, tags["value"] + num_bytes, 0)
     return float(ends.max(initial=0))
+
+
+def check_single_file(tiff: tifffile.TiffFile, where: str) -> None:
+    """Refuse an OME-TIFF whose planes are spread over several files: this one holds only a part."""
+    if not tiff.is_ome or not tiff.ome_metadata:
+        return
+    # each block of planes names its file, or is in this one
+    blocks = re.findall(r"<(?:\w+:)?TiffData\b[^>]*?(?:/>|>(.*?)</(?:\w+:)?TiffData>)", tiff.ome_metadata, re.DOTALL)
+    files = {"".join(re.findall(r"UUID\b[^>]*>\s*([^<\s]*)", block)) for block in blocks}
+    if len(files) > 1:
+        raise DataError(
+            "an OME-TIFF spread over several files",
+            expected="one file",
+            where=where,
+            remedy="open it in Fiji (Bio-Formats) and save it as one OME-TIFF",
+        )
 
 
 def check_header(first: tifffile.TiffPage, where: str) -> None:

@@ -20,6 +20,7 @@ from stackseg.imaging.tiff_checks import (
     check_header,
     check_metadata,
     check_pages,
+    check_single_file,
 )
 
 # tifffile reports oddities through logging; without a handler Python would print them on stderr. Those that mean
@@ -37,7 +38,8 @@ class TiffPages:
         self._where = str(path)
         self.notes: list[str] = []
         try:
-            self._tiff = tifffile.TiffFile(path)
+            # an OME header may name other files, anywhere: none but this one is ever opened
+            self._tiff = tifffile.TiffFile(path, _multifile=False)
         except Exception as error:  # whatever a corrupt header makes tifffile raise
             raise self._corrupt(error) from error
         try:
@@ -53,6 +55,7 @@ class TiffPages:
         tiff = self._tiff
         tiff.filehandle.set_lock(True)  # planes may be read from several threads
         check_chain(tiff, self._where)
+        check_single_file(tiff, self._where)
         series = self._main_series()
         first = series[0].keyframe
         check_header(first, self._where)
@@ -123,13 +126,6 @@ class TiffPages:
                     remedy="save the image you mean as a file of its own; `--axes` cannot choose between them",
                 )
             self.notes.append(f"{len(series)} images of one size in the file, read as planes")
-        if any(one.is_multifile for one in series):
-            raise DataError(
-                "an OME-TIFF spread over several files",
-                expected="one file",
-                where=self._where,
-                remedy="open it in Fiji (Bio-Formats) and save it as one OME-TIFF",
-            )
         return series
 
     def _describe(self, series: tifffile.TiffPageSeries) -> None:

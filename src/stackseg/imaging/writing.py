@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ def write_stack(
     voxel_size_zyx_um: VoxelSize | None = None,
     compression: Literal["none", "deflate"] = "deflate",
     predictor: bool = False,
+    colours: Sequence[str] = (),
 ) -> None:
     """Write planes (Y, X) or (Y, X, C) of one shape and type as a TIFF whose metadata give axes and voxel size back.
 
@@ -48,6 +49,9 @@ def write_stack(
         "deflate", which all readers know, or "none".
     predictor
         Store differences of neighbouring pixels: smaller for images, not for masks.
+    colours
+        "#rrggbb" of the values 0, 1, …, for uint8 planes of class indices: Fiji and others draw them so, and the values
+        stay what they are.
 
     Raises
     ------
@@ -74,7 +78,8 @@ def write_stack(
                 _pages(first, iterator, num_planes, dtype=dtype, rgb=rgb, where=str(path)),
                 shape=(num_pages, *page_shape),
                 dtype=dtype,
-                photometric="rgb" if rgb else "minisblack",
+                photometric="palette" if colours else "rgb" if rgb else "minisblack",
+                colormap=_colour_map(colours) if colours else None,
                 compression="deflate" if compression == "deflate" else None,
                 predictor=predictor if compression == "deflate" and (dtype.kind == "f" or dtype.itemsize < 8) else None,
                 description=_description(num_planes, 1 if rgb else num_channels, voxel_size_zyx_um, voxel_z),
@@ -121,6 +126,14 @@ def _pages(
         if plane is not None and z == num_planes - 1:
             raise DataError(f"more than {num_planes} planes", expected=f"{num_planes}", where=where)
         yield from [page_yxc] if rgb else (np.ascontiguousarray(page_yxc[:, :, c]) for c in range(page_yxc.shape[2]))
+
+
+def _colour_map(colours: Sequence[str]) -> npt.NDArray[np.uint16]:
+    """Return a TIFF colour map (3, 256) of 16-bit red, green and blue; values without a colour are black."""
+    map_c256 = np.zeros((3, 256), np.uint16)
+    for value, colour in enumerate(colours):
+        map_c256[:, value] = [257 * int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    return map_c256
 
 
 def _description(num_planes: int, num_channels: int, voxel_size: VoxelSize | None, voxel_z: float | None) -> str:

@@ -17,6 +17,7 @@ from stackseg.aside import folder_aside, write_text_aside
 from stackseg.errors import MachineError, ModelError
 from stackseg.imaging.catalog import ClassRecord
 from stackseg.imaging.intensity import IntensityPolicy
+from stackseg.imaging.profile import Profile
 from stackseg.imaging.tiling import Tiling
 from stackseg.learning.network import NetworkSpec, build_network
 
@@ -96,6 +97,7 @@ class BundleSpec(Record):
     inference: InferenceSpec
     validation: ValidationScore
     seen: SeenPlanes
+    profile: Profile
     lineage: Lineage
 
 
@@ -122,6 +124,7 @@ def save_bundle(
     *,
     validation: ValidationScore,
     seen: SeenPlanes,
+    profile: Profile,
     lineage: Lineage,
 ) -> BundleSpec:
     """Write a bundle aside and put it in the place of `folder`.
@@ -144,6 +147,7 @@ def save_bundle(
         inference=inference,
         validation=validation,
         seen=seen,
+        profile=profile,
         lineage=lineage,
     )
     try:

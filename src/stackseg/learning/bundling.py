@@ -89,6 +89,7 @@ def bundle_training(
             validation=_image_digests(catalog, "validation"),
             gap=_image_digests(catalog, "gap"),
         ),
+        profile=catalog.profile,
         lineage=Lineage(
             stackseg_version=version("stackseg"),
             code_digest=code_digest(),

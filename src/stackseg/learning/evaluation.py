@@ -21,7 +21,15 @@ from stackseg.learning.devices import resolve_precision
 from stackseg.learning.plane_counts import TILE, PlaneCounts, count_planes
 from stackseg.params.evaluate import EvaluateParams
 
-__all__ = ["Evaluation", "PlaneCounts", "count_planes", "evaluate", "summarise", "worst_and_median"]
+__all__ = [
+    "Evaluation",
+    "PlaneCounts",
+    "count_planes",
+    "evaluate",
+    "independent_units",
+    "summarise",
+    "worst_and_median",
+]
 
 
 class Evaluation(BaseModel):
@@ -77,7 +85,7 @@ def summarise(
     scores = scores_from(
         np.sum([one.counts_cc for one in planes], axis=0), names, num_planes=len(planes), boundary=boundary
     )
-    unit, units = _independent_units(planes, catalog, params)
+    unit, units = independent_units(planes, catalog, params)
     units_ucc = np.array([np.sum([one.counts_cc for one in group], axis=0) for group in units])
     tiles_tcc = np.concatenate([one.tiles_tcc for one in planes])
     neurons = [one.neuron for one in planes if one.neuron is not None]
@@ -133,10 +141,13 @@ def worst_and_median(planes: Sequence[PlaneScore], num: int) -> list[tuple[str, 
     return chosen if median in worst or num == 1 else [*chosen, ("median", median)]
 
 
-def _independent_units(
+def independent_units(
     planes: Sequence[PlaneCounts], catalog: Catalog, params: EvaluateParams
 ) -> tuple[str, list[list[PlaneCounts]]]:
-    """Return what may be resampled as independent: its name, and the planes of each unit."""
+    """Return what may be resampled as independent: its name, and the planes of each unit.
+
+    That is a group, a specimen or a plane where the split says so, and a block of neighbouring planes in stacks.
+    """
     method = catalog.split.method
     stacks = {one.name for one in catalog.specimens if one.is_stack}
     if method in ("specimens", "groups"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def count_planes(
     params: EvaluateParams,
     *,
     part: Part = "test",
+    only: Collection[PlaneRef] | None = None,
     progress: Callable[[int, int], None] = lambda done, all_: None,
 ) -> list[PlaneCounts]:
     """Segment the planes of a part and compare them with their labels.
@@ -58,6 +59,8 @@ def count_planes(
         Boundary tolerance and membrane class.
     part
         Which part; only evaluation and promotion read ``test``.
+    only
+        Those planes of the part; all by default.
     progress
         Called with planes done and planes in all.
 
@@ -70,7 +73,7 @@ def count_planes(
     """
     _check_classes(bundle, catalog)
     membrane = _membrane_index(catalog, params)
-    records = dict(catalog.planes(part))
+    records = {ref: record for ref, record in catalog.planes(part) if only is None or ref in only}
     num_classes = len(catalog.classes)
     found: list[PlaneCounts] = []
     for specimen, refs in _by_specimen(list(records), data):

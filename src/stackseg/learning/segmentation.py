@@ -16,6 +16,8 @@ from stackseg.imaging.tiling import Blend
 from stackseg.learning.bundle import Bundle, InferenceSpec
 from stackseg.learning.devices import resolve_precision
 
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
+
 
 @dataclass(frozen=True)
 class SegmentedPlane:
@@ -27,7 +29,12 @@ class SegmentedPlane:
 
 
 def segment(
-    source: PlaneSource, bundle: Bundle, *, planes: Iterable[int] | None = None, probabilities: bool = False
+    source: PlaneSource,
+    bundle: Bundle,
+    *,
+    planes: Iterable[int] | None = None,
+    probabilities: bool = False,
+    tta: bool = False,
 ) -> Iterator[SegmentedPlane]:
     """Segment planes of a stack, one after another.
 
@@ -44,6 +51,9 @@ def segment(
         Plane numbers; all by default.
     probabilities
         Whether to hand out the probabilities, too.
+    tta
+        Average over the four flips of each plane (test-time augmentation): four times the work, and other masks than
+        the scored ones.
 
     Raises
     ------
@@ -62,7 +72,7 @@ def segment(
             for one in dict.fromkeys(needed)
         }
         image_yxc = stack_context([prepared[one] for one in needed], z)
-        blended_cyx = _blend(image_yxc, bundle, device, precision)
+        blended_cyx = (_blend_flipped if tta else _blend)(image_yxc, bundle, device, precision)
         mask_yx = blended_cyx.argmax(0).astype(np.uint8)
         yield SegmentedPlane(z, mask_yx, blended_cyx if probabilities else None)
 
@@ -97,6 +107,17 @@ def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
             where=f"plane {z}",
             remedy="model.context_slices needs stacks: set it to 0 for single images",
         )
+
+
+def _blend_flipped(
+    image_yxc: npt.NDArray[np.float32], bundle: Bundle, device: torch.device, precision: str
+) -> npt.NDArray[np.float32]:
+    """Return the class probabilities (C, Y, X) of one plane, averaged over its flips along y, x and both."""
+    blended = [
+        np.flip(_blend(np.flip(image_yxc, axes), bundle, device, precision), tuple(axis + 1 for axis in axes))
+        for axes in _FLIPS
+    ]
+    return np.asarray(np.mean(blended, axis=0, dtype=np.float32))
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from stackseg.learning.batches import EpochSampler, PatchDataset, PatchPlan, pat
 from stackseg.learning.bundle import BundleSpec
 from stackseg.learning.bundling import bundle_training, inference_spec, trained_with
 from stackseg.learning.callbacks import Callback, EpochReport, TrainingStart
-from stackseg.learning.checkpoints import BEST_FILE, LAST_FILE, Checkpoints, checkpoint_key
+from stackseg.learning.checkpoints import Checkpoints, checkpoint_key
 from stackseg.learning.code import code_digest
 from stackseg.learning.devices import resolve_precision
 from stackseg.learning.learner import Learner
@@ -85,7 +85,7 @@ def train(
     training.run(callbacks if fabric.is_global_zero else ())
     if not fabric.is_global_zero:
         return None
-    best = kept.load(BEST_FILE)
+    best = kept.load_best()
     if best is None:
         raise ModelError("no best epoch was kept", where=str(kept.folder), remedy="train again")
     spec = bundle_training(
@@ -220,7 +220,7 @@ class _Training:
         self._best_score, self._num_bad = score, 0
         scored = replace(scored, best=True)
         if self._fabric.is_global_zero:
-            self._checkpoints.save(BEST_FILE, {"weights": network.state_dict(), "report": asdict(scored)})
+            self._checkpoints.save_best({"weights": network.state_dict(), "report": asdict(scored)})
         return scored
 
     def _save(self) -> None:
@@ -231,10 +231,10 @@ class _Training:
                 "num_bad": self._num_bad,
                 "history": [asdict(one) for one in self.history],
             }
-            self._checkpoints.save_meanwhile(LAST_FILE, state)
+            self._checkpoints.save_last_meanwhile(state)
 
     def _resume(self) -> None:
-        held = self._checkpoints.load(LAST_FILE)
+        held = self._checkpoints.load_last()
         if held is not None:
             self._learner.load_state_dict(held["learner"])
             self._best_score, self._num_bad = held["best_score"], held["num_bad"]

@@ -20,6 +20,7 @@ from stackseg.learning.bundle import BundleSpec
 from stackseg.learning.evaluation import Evaluation
 from stackseg.lifecycle.lineage import GitState
 from stackseg.lifecycle.runs import RunRecord, dataset_of, find_run, lineage_tags, log_metrics, reopened
+from stackseg.lifecycle.versions import CHALLENGER
 
 # the digests that make a version what it is
 IDENTITY = ("bundle_digest", "catalog_digest", "code_digest")
@@ -111,6 +112,7 @@ def _create_version(
     # the logged model's page links to its versions by this tag
     link = json.dumps([{"name": model_name, "version": created.version}])
     client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
+    client.set_registered_model_alias(model_name, CHALLENGER, created.version)
     return created
 
 

@@ -95,7 +95,7 @@ class TrainingRun:
             logged = {one.step for one in MlflowClient().get_metric_history(earlier, "training/loss")}
             self._tell_again([one for one in start.history if one.epoch not in logged])
             return
-        shown = self._params.model_dump(mode="json", exclude={"project", "evaluate", "format"})
+        shown = self._params.model_dump(mode="json", exclude={"project", "evaluate", "promotion", "format"})
         mlflow.log_params(
             {key: _param(value) for key, value in _flatten(shown)}
             | {

@@ -24,6 +24,7 @@ from stackseg.params.inference import InferenceParams
 from stackseg.params.intensity import IntensityParams
 from stackseg.params.model import ModelParams
 from stackseg.params.project import ProjectParams
+from stackseg.params.promotion import PromotionParams
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
 
@@ -46,6 +47,7 @@ class Params(Section):
     train: TrainParams = TrainParams()
     inference: InferenceParams = InferenceParams()
     evaluate: EvaluateParams = EvaluateParams()
+    promotion: PromotionParams = PromotionParams()
 
     def override(self, values: Mapping[str, Any]) -> Params:
         """Return params with dotted keys replaced, checked as a file would be.

@@ -11,8 +11,8 @@ from typing import Any
 
 import mlflow
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import Array
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType, Array
 
 import stackseg
 from stackseg.learning.bundle import BundleSpec
@@ -20,7 +20,7 @@ from stackseg.learning.bundle import BundleSpec
 # what serving imports; versions are those that scored the model
 SERVED_PACKAGES = (
     "torch", "torchvision", "segmentation-models-pytorch", "timm", "safetensors", "numpy", "scipy", "scikit-image",
-    "tifffile", "imagecodecs", "pillow", "natsort", "pydantic", "ruamel.yaml", "pandas",
+    "tifffile", "imagecodecs", "pillow", "natsort", "pydantic", "ruamel.yaml", "pandas", "pyyaml",
 )  # fmt: skip
 
 SIGNATURE = ModelSignature(
@@ -28,14 +28,32 @@ SIGNATURE = ModelSignature(
     outputs=Schema(
         [
             ColSpec(DataType.string, "mask"),
+            ColSpec(DataType.string, "probabilities", required=False),
+            ColSpec(DataType.string, "output"),
             ColSpec(Array(DataType.long), "shape"),
             ColSpec(Array(DataType.string), "classes"),
+            ColSpec(Array(DataType.string), "colours"),
             ColSpec(Array(DataType.double), "fractions"),
+            ColSpec(AnyType(), "drift"),
+            ColSpec(Array(DataType.string), "warnings"),
+            ColSpec(DataType.string, "model_name", required=False),
+            ColSpec(DataType.string, "model_version", required=False),
             ColSpec(DataType.string, "bundle_digest"),
             ColSpec(DataType.string, "code_digest"),
             ColSpec(DataType.string, "git_commit", required=False),
             ColSpec(DataType.string, "data_md5"),
+            ColSpec(DataType.long, "context_slices"),
+            ColSpec(DataType.string, "intensity_scope"),
             ColSpec(DataType.double, "milliseconds"),
+        ]
+    ),
+    params=ParamSchema(
+        [
+            ParamSpec("output", DataType.string, "tiff"),
+            ParamSpec("probabilities", DataType.boolean, False),
+            ParamSpec("tta", DataType.boolean, False),
+            ParamSpec("plane", DataType.long, -1),
+            ParamSpec("ignore_voxel_size", DataType.boolean, False),
         ]
     ),
 )

@@ -1,0 +1,85 @@
+"""Run the served app: find the version, listen, and watch the alias."""
+
+from __future__ import annotations
+
+import uvicorn
+from mlflow.tracking import MlflowClient
+
+from stackseg.cli.console import say
+from stackseg.errors import MachineError
+from stackseg.lifecycle.versions import Registered, find
+from stackseg.serving.app import Exchangeable, Loaded, Threads, Watch, build_app, cores, load_version
+from stackseg.serving.guard import Limits
+
+
+def run_server(
+    known: Registered, model: str, limits: Limits, *, host: str, port: int, watch_seconds: float | None
+) -> None:
+    """Serve a version until interrupted.
+
+    Parameters
+    ----------
+    known
+        What is registered.
+    model
+        Alias or version of it, or an address that MLflow understands.
+    limits
+        Of requests.
+    host, port
+        Where to listen; port 0 takes a free one.
+    watch_seconds
+        How often to look whether the alias has moved; None for never.
+
+    Raises
+    ------
+    MachineError
+        The address is taken.
+    StoreError
+        There is no such version.
+    """
+
+    def load(version: str) -> Loaded:
+        return load_version(f"models:/{known.name}/{version}", f"{known.name} version {version}", limits)
+
+    if model.startswith("models:/"):
+        watch_seconds = None
+        loaded, version = load_version(model, model, limits), ""
+    else:
+        version = find(known, model)
+        loaded = load(version)
+    exchangeable = Exchangeable(loaded, Threads(cores()))
+    if watch_seconds is not None and model in known.aliases:
+        client = MlflowClient()
+        Watch(
+            exchangeable,
+            lambda: str(client.get_model_version_by_alias(known.name, model).version),
+            load,
+            now=version,
+            seconds=watch_seconds,
+        ).start()
+    config = uvicorn.Config(build_app(exchangeable, limits), host=host, port=port, log_level="info", access_log=False)
+    server = _Announced(config, loaded.label, limits)
+    try:
+        server.run()
+    except SystemExit:
+        raise MachineError(
+            "the server could not start", where=f"{host}:{port}", remedy="name a free port by --port"
+        ) from None
+
+
+class _Announced(uvicorn.Server):
+    """Says where it listens once it does, with what to type next."""
+
+    def __init__(self, config: uvicorn.Config, label: str, limits: Limits) -> None:
+        super().__init__(config)
+        self._label = label
+        self._limits = limits
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if not self.started:
+            return
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        limits = f"bodies to {self._limits.max_megabytes:g} MB, images to {self._limits.max_megapixels:g} megapixels"
+        say(f"serving {self._label} at http://{host}:{port} ({limits})")
+        say(f"next: stackseg segment-remote http://{host}:{port} IN.tif OUT.tif")

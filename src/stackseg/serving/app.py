@@ -1,0 +1,181 @@
+"""The served app: MLflow's own scoring app around a version that can be exchanged, behind the guard."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import mlflow.pyfunc
+import numpy as np
+import torch
+from mlflow.pyfunc import PyFuncModel, scoring_server
+from starlette.types import ASGIApp
+
+from stackseg.learning.code import code_digest
+from stackseg.learning.segmentation import segment
+from stackseg.serving.guard import Guard, Limits
+from stackseg.serving.pyfunc import SegmentationModel, Wishes
+
+log = logging.getLogger("uvicorn.error")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A version in memory, warmed."""
+
+    label: str
+    model: PyFuncModel
+    face: SegmentationModel
+
+
+class Threads:
+    """Shares the cores among requests: one alone takes all of them, several take one each, others wait."""
+
+    def __init__(self, num_cores: int) -> None:
+        self._num_cores = num_cores
+        self._turns = threading.BoundedSemaphore(num_cores)
+        self._lock = threading.Lock()
+        self._num_waiting = 0
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold one of the turns; torch's threads of this thread are set to match."""
+        with self._lock:
+            self._num_waiting += 1
+            alone = self._num_waiting == 1
+        try:
+            with self._turns:
+                torch.set_num_threads(self._num_cores if alone else 1)
+                yield
+        finally:
+            with self._lock:
+                self._num_waiting -= 1
+
+
+class Exchangeable:
+    """What MLflow's app takes for its model; requests that are under way keep the version that they began with."""
+
+    def __init__(self, loaded: Loaded, threads: Threads) -> None:
+        self._loaded = loaded
+        self._threads = threads
+
+    @property
+    def metadata(self) -> Any:
+        """MLflow reads the signature from here."""
+        return self._loaded.model.metadata
+
+    @property
+    def loaded(self) -> Loaded:
+        """What is served now."""
+        return self._loaded
+
+    def exchange(self, loaded: Loaded) -> None:
+        """Serve another version from the next request on."""
+        self._loaded = loaded
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
+        """Answer one request."""
+        model = self._loaded.model
+        with self._threads.turn():
+            return model.predict(data, params=params)
+
+
+def load_version(uri: str, label: str, limits: Limits) -> Loaded:
+    """Load a version and warm it: the first image takes several times as long as the others.
+
+    Parameters
+    ----------
+    uri
+        As MLflow names models, e.g. ``models:/stackseg/3``.
+    label
+        What the log calls it.
+    limits
+        Of the images.
+    """
+    model = mlflow.pyfunc.load_model(uri)
+    face = cast(SegmentationModel, model.unwrap_python_model())
+    face.max_megapixels = limits.max_megapixels
+    other_code = face.spec.lineage.code_digest != code_digest()
+    if other_code:
+        log.warning(
+            f"{label} was trained by other code ({face.spec.lineage.code_digest[:12]}, commit "
+            f"{(face.spec.lineage.git_commit or 'unknown')[:8]}): masks may differ from its scores"
+        )
+    warm(face)
+    return Loaded(label, model, face)
+
+
+def warm(face: SegmentationModel) -> None:
+    """Segment a plane of one tile."""
+    spec = face.spec.inference
+    tile_yxc = np.zeros((spec.tile, spec.tile, spec.num_channels), np.float32)
+    for _ in segment(_OnePlane(tile_yxc), face.bundle):
+        pass
+
+
+def build_app(exchangeable: Exchangeable, limits: Limits) -> ASGIApp:
+    """Return MLflow's scoring app around an exchangeable model, behind the guard."""
+    app = scoring_server.init(cast(PyFuncModel, exchangeable))
+    return Guard(app, limits, tuple(Wishes.model_fields))
+
+
+class Watch(threading.Thread):
+    """Looks where an alias points, and loads and warms the new version before it takes over."""
+
+    def __init__(
+        self,
+        exchangeable: Exchangeable,
+        where: Callable[[], str],
+        load: Callable[[str], Loaded],
+        *,
+        now: str,
+        seconds: float,
+    ) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._exchangeable = exchangeable
+        self._where = where
+        self._load = load
+        self._now = now
+        self._seconds = seconds
+
+    def run(self) -> None:
+        """Look again and again; whatever goes wrong, the present version goes on."""
+        while True:
+            time.sleep(self._seconds)
+            self.look()
+
+    def look(self) -> None:
+        """Look once."""
+        try:
+            version = self._where()
+            if version == self._now:
+                return
+            loaded = self._load(version)
+        except Exception as error:
+            log.warning(f"the new version is not served: {' '.join(str(error).split())[:300]}")
+            return
+        self._exchangeable.exchange(loaded)
+        self._now = version
+        log.info(f"now serving {loaded.label}")
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _OnePlane:
+    def __init__(self, plane_yxc: np.ndarray[Any, Any]) -> None:
+        self._plane_yxc = plane_yxc
+
+    def __len__(self) -> int:
+        return 1
+
+    def plane(self, z: int) -> np.ndarray[Any, Any]:
+        return self._plane_yxc

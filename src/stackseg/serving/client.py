@@ -1,0 +1,147 @@
+"""Have a stack segmented by a served model, plane by plane with several requests in flight."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import requests
+import tifffile
+
+from stackseg.errors import DataError, MachineError
+from stackseg.imaging.axes import VoxelSize
+from stackseg.imaging.channels import PlaneSource
+from stackseg.serving.answers import decode_mask
+
+CONNECT_SECONDS = 10
+ANSWER_FIELDS = {
+    "mask", "colours", "warnings", "context_slices", "intensity_scope", "bundle_digest", "model_name", "model_version"
+}  # fmt: skip
+Mask = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RemotePlane:
+    """Mask of one plane, and all else that the server answered."""
+
+    z: int
+    mask_yx: Mask
+    answer: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A served model's address, and what is asked of it.
+
+    `url` is that of the server, with or without ``/invocations``; `params` are those of the model's signature.
+    """
+
+    url: str
+    params: dict[str, Any]
+    timeout_s: float
+    in_flight: int
+
+    def segment(self, source: PlaneSource, voxel_size_zyx_um: VoxelSize | None) -> Iterator[RemotePlane]:
+        """Yield the planes of a stack in order.
+
+        Each plane goes with the neighbours that the model looks at; where intensities are standardised by the whole
+        stack (`intensity.scope: specimen`), the whole stack goes in one request.
+
+        Raises
+        ------
+        MachineError
+            The server does not answer.
+        DataError
+            It refuses; its own sentence says why.
+        """
+        with ThreadPoolExecutor(self.in_flight, thread_name_prefix="remote") as pool, requests.Session() as session:
+            first = self._ask(session, source, voxel_size_zyx_um, 0, 0)
+            context, scope = int(first.answer["context_slices"]), first.answer["intensity_scope"]
+            if scope == "specimen" and len(source) > 1:
+                yield from self._whole(session, source, voxel_size_zyx_um)
+                return
+            if context == 0:
+                yield first
+            pending: deque[Future[RemotePlane]] = deque()
+            todo = iter(range(1 if context == 0 else 0, len(source)))
+            while True:
+                while len(pending) < 2 * self.in_flight and (z := next(todo, None)) is not None:
+                    pending.append(pool.submit(self._ask, session, source, voxel_size_zyx_um, z, context))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+
+    def _ask(
+        self, session: requests.Session, source: PlaneSource, voxel_size: VoxelSize | None, z: int, context: int
+    ) -> RemotePlane:
+        first, last = max(0, z - context), min(len(source) - 1, z + context)
+        planes = [source.plane(one) for one in range(first, last + 1)]
+        answer = self._post(session, planes, voxel_size, z - first, f"plane {z}")
+        return RemotePlane(z, decode_mask(answer["mask"], "tiff")[0], answer)
+
+    def _whole(
+        self, session: requests.Session, source: PlaneSource, voxel_size: VoxelSize | None
+    ) -> Iterator[RemotePlane]:
+        answer = self._post(session, [source.plane(z) for z in range(len(source))], voxel_size, -1, "the stack")
+        for z, mask_yx in enumerate(decode_mask(answer["mask"], "tiff")):
+            yield RemotePlane(z, mask_yx, answer)
+
+    def _post(
+        self,
+        session: requests.Session,
+        planes: list[npt.NDArray[np.generic]],
+        voxel_size: VoxelSize | None,
+        plane: int,
+        where: str,
+    ) -> dict[str, Any]:
+        image = base64.b64encode(encode_image(planes, voxel_size)).decode("ascii")
+        params = self.params | {"output": "tiff", "plane": plane}
+        body = {"dataframe_split": {"columns": ["image"], "data": [[image]]}, "params": params}
+        address = f"{self.url.rstrip('/').removesuffix('/invocations')}/invocations"
+        try:
+            response = session.post(address, json=body, timeout=(CONNECT_SECONDS, self.timeout_s))
+        except requests.RequestException as error:
+            raise MachineError(
+                f"the server does not answer ({type(error).__name__})",
+                where=address,
+                remedy="start it with `stackseg serve`, or check the address",
+            ) from None
+        if response.status_code != requests.codes.ok:
+            raise DataError(f"{where} was refused ({response.status_code}): {_told(response)}", where=address)
+        try:
+            answer: dict[str, Any] = response.json()["predictions"][0]
+            missing = ANSWER_FIELDS - set(answer)
+        except (ValueError, KeyError, IndexError, TypeError):
+            missing = ANSWER_FIELDS
+        if missing:
+            raise DataError("its answer is no mask of stackseg's", where=address, remedy="check the address")
+        return answer
+
+
+def encode_image(planes: list[npt.NDArray[np.generic]], voxel_size_zyx_um: VoxelSize | None) -> bytes:
+    """Return an OME-TIFF of planes (Y, X, C each), with their voxel size where it is known."""
+    stack_zyxc = np.stack(planes)
+    metadata: dict[str, Any] = {"axes": "ZCYX"}
+    for axis, size in zip("ZYX", voxel_size_zyx_um or (None, None, None), strict=True):
+        if size is not None:
+            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    file = io.BytesIO()
+    stack_zcyx = np.moveaxis(stack_zyxc, 3, 1)
+    tifffile.imwrite(file, stack_zcyx, ome=True, metadata=metadata, photometric="minisblack", compression="zlib")
+    return file.getvalue()
+
+
+def _told(response: requests.Response) -> str:
+    try:
+        tree = response.json()
+        text = str(tree.get("error") or tree.get("message"))
+    except (ValueError, AttributeError):
+        text = response.reason or "no reason given"
+    return " ".join(text.rpartition("\nError: ")[2].split())[:400]

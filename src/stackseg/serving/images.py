@@ -1,0 +1,71 @@
+"""Images as they come in a request: bytes, checked against limits by their headers before anything is decoded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stackseg.errors import DataError, StacksegError
+from stackseg.imaging.stacks import Stack, check_finite, open_stack
+
+IMAGE_FILE = "the image"
+
+
+class ReceivedStack:
+    """The planes of a stack, each checked for NaN and infinity; a `PlaneSource`."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.info = stack.info
+        self._stack = stack
+
+    def __len__(self) -> int:
+        return len(self._stack)
+
+    def plane(self, z: int) -> npt.NDArray[np.generic]:
+        """Return plane z as (Y, X, C) in its raw type."""
+        image_yxc = self._stack.plane(z)
+        check_finite(image_yxc, f"plane {z}")
+        return image_yxc
+
+
+@contextmanager
+def received(image: bytes, max_megapixels: float) -> Iterator[ReceivedStack]:
+    """Open an image file held in memory.
+
+    Parameters
+    ----------
+    image
+        A TIFF or PNG file. Nothing but these bytes is ever opened.
+    max_megapixels
+        Most pixels, over all planes and channels, by the file's header.
+
+    Raises
+    ------
+    DataError
+        It is no image, damaged, or too large. The message names no file of this machine.
+    """
+    with tempfile.TemporaryDirectory(prefix="stackseg-") as folder:
+        path = Path(folder) / "image"
+        path.write_bytes(image)
+        try:
+            with open_stack(path) as stack:
+                info = stack.info
+                megapixels = info.num_planes * info.shape_yx[0] * info.shape_yx[1] * info.num_channels / 1e6
+                if megapixels > max_megapixels:
+                    raise DataError(
+                        f"{megapixels:.1f} megapixels over all planes and channels",
+                        expected=f"at most {max_megapixels:g}",
+                        remedy="send it plane by plane, as `stackseg segment-remote` does, or in parts",
+                    )
+                yield ReceivedStack(stack)
+        except StacksegError as error:
+            found, expected, where, remedy = (
+                text.replace(str(path), IMAGE_FILE)
+                for text in (error.found, error.expected, error.where or IMAGE_FILE, error.remedy)
+            )
+            raise type(error)(found, expected=expected, where=where, remedy=remedy) from None
