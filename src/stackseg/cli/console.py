@@ -39,13 +39,13 @@ def next_step(text: str) -> None:
     out().print(f"[bold]next:[/bold] {_escape(text)}", soft_wrap=True)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; numbers are right-aligned."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: Sequence[str] = ()) -> None:
+    """Print a table; numbers are right-aligned, and columns named by `whole` are never broken into lines."""
     shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     listed = [list(row) for row in rows]
     for place, name in enumerate(columns):
         numeric = bool(listed) and all(_is_number(row[place]) for row in listed)
-        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=name in whole)
     for row in listed:
         shown.add_row(
             *[cell if isinstance(cell, str) and cell.startswith("[on ") else _escape(_text(cell)) for cell in row]

@@ -92,6 +92,7 @@ def models(
                 f"champions of {known.name}",
                 ("when (UTC)", "what", "version", "who", "why", "outcome"),
                 [_move_row(one) for one in moves],
+                whole=("when (UTC)", "version"),
             )
         return
     if as_json:
@@ -101,9 +102,9 @@ def models(
         say(f"no version of {known.name} is registered yet")
         next_step("dvc repro")
         return
-    columns = ("version", "alias", "mean IoU", "interval", "data", "catalogue", "commit", "run", "age")
+    columns = ("v", "alias", "IoU", "interval", "data", "catalog", "commit", "run", "age")
     rows = [_version_row(one, known.aliases_of(number)) for number, one in known.versions.items()]
-    table(f"versions of {known.name}", columns, rows)
+    table(f"versions of {known.name}", columns, rows, whole=("alias", "commit"))
     if "champion" not in known.aliases:
         next_step("stackseg promote")
 
@@ -121,11 +122,11 @@ def _version_row(version: ModelVersion, aliases: list[str]) -> tuple[Any, ...]:
         str(version.version),
         ", ".join(aliases),
         tags.get("mean_iou", ""),
-        interval.partition(" ")[0] if ".." in interval else "null",
-        tags.get("data_md5", "")[:8],
-        tags.get("catalog_digest", "")[:8],
-        tags.get("git_commit", "")[:8] + ("+" if tags.get("git_dirty") == "true" else ""),
-        str(version.run_id)[:8],
+        interval.partition(" ")[0].replace("0.", ".") if ".." in interval else "null",
+        tags.get("data_md5", "")[:6],
+        tags.get("catalog_digest", "")[:6],
+        tags.get("git_commit", "")[:7] + ("+" if tags.get("git_dirty") == "true" else ""),
+        str(version.run_id)[:6],
         _age(version.creation_timestamp),
     )
 

@@ -76,7 +76,7 @@ def open_pages(path: Path, *, axes_given: bool = False) -> PageSource:
     if head.startswith(b"version https://git-lfs"):
         raise DataError("a Git LFS pointer", expected="the image", where=str(path), remedy="run `git lfs pull`")
     raise DataError(
-        f"neither TIFF nor PNG: it begins with {head[:8]!r}",
+        "neither TIFF nor PNG",
         expected="a TIFF or PNG image",
         where=str(path),
         remedy="save it as TIFF (Fiji: File > Save As > Tiff)",

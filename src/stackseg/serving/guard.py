@@ -194,11 +194,11 @@ def sentence_of(status: int, body: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         return "the server failed; its log says more"
     # MLflow puts the input before what the model said
-    told, separator, sentence = message.rpartition("\nError: ")
+    _, separator, sentence = message.rpartition("\nError: ")
+    if "Invalid parameters found" in message:
+        return "a parameter of the wrong type; output is text, plane a number, the others true or false"
     if separator:
         return " ".join(sentence.split())
-    if "Invalid parameters found" in told or "Invalid parameters found" in message:
-        return "a parameter of the wrong type; output is text, plane a number, the others true or false"
     if status >= 500:
         return "the server failed; its log says more"
     return f"the request does not fit the model: send {FORM}"
