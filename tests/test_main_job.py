@@ -227,6 +227,7 @@ def test_a_clone_with_a_remote_registers_the_same_version(trained: Project, tmp_
     assert tags["bundle_digest"] == digest
     assert "is registered already" in clone.run("stackseg", "register")
     assert len(versions(clone)) == 1
+    assert "is the champion of stackseg" in clone.run("stackseg", "promote", "--force", "--reason", "the only one")
     answer = served_answer(clone, trained.root / "data/images.tif")
     assert answer["bundle_digest"] == digest
     mask_zyx = tifffile.imread(io.BytesIO(base64.b64decode(answer["mask"])))
@@ -250,7 +251,17 @@ def served_answer(project: Project, image: Path) -> Any:
         port = free.getsockname()[1]
     # as typed, from the project's root, with no variable of ours; the code is the model's own
     env = {key: value for key, value in project.env.items() if key != "PYTHONPATH"}
-    command = ["mlflow", "models", "serve", "-m", "models:/stackseg/1", "--env-manager", "local", "-p", str(port)]
+    command = [
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        "models:/stackseg@champion",
+        "--env-manager",
+        "local",
+        "-p",
+        str(port),
+    ]
     server = subprocess.Popen(
         command, cwd=project.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
@@ -274,6 +285,26 @@ def served_answer(project: Project, image: Path) -> Any:
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.communicate()
+
+
+def test_the_gate_scores_both_and_refuses_where_units_are_too_few(trained: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path / "gated")
+    shutil.copytree(trained.root, project.root)
+    project.run("stackseg", "promote", "--force", "--reason", "the first")
+    project.run("dvc", "exp", "run", "-S", "seed=8")
+    gate = subprocess.run(
+        ["stackseg", "promote"], cwd=project.root, env=project.env, capture_output=True, text=True, check=False
+    )
+    said = " ".join((gate.stdout + gate.stderr).split())
+    assert gate.returncode == 3, said
+    assert "independent units" in said
+    assert "does not become the champion" in said
+    listed = json.loads(project.run("stackseg", "models", "--json"))
+    by_alias = {alias: one for one in listed for alias in one["aliases"]}
+    assert set(by_alias) == {"champion", "challenger"}
+    assert by_alias["challenger"]["tags"]["gate"].startswith("refused: ")
+    (move,) = json.loads(project.run("stackseg", "models", "--history", "--json"))
+    assert (move["action"], move["why"], move["outcome"]) == ("force", "the first", "done")
 
 
 def test_a_killed_training_goes_on_and_ends_in_the_same_weights(trained: Project, tmp_path: Path) -> None:
@@ -320,6 +351,9 @@ def test_prune_shows_then_removes(trained: Project, tmp_path: Path) -> None:
     project = Project(tmp_path / "pruned")
     shutil.copytree(trained.root, project.root)
     project.run("stackseg", "relocate")
+    # as a user would in MLflow's page: versions that an alias names are never removed
+    script = "from mlflow import MlflowClient; MlflowClient().delete_registered_model_alias('stackseg', 'challenger')"
+    project.run(sys.executable, "-c", script)
     assert "would be removed" in project.run("stackseg", "prune", "--keep", "0")
     assert versions(project)
     project.run("stackseg", "prune", "--keep", "0", "--yes")

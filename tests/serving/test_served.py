@@ -4,136 +4,30 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import requests
 import tifffile
 
-from tiny_projects import make_tiny_project, tiny_stack
+from served_projects import NAME, Served, environment, fill_registry, request, serving, tiff
+from tiny_projects import tiny_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")]
 
-BIN = Path(sys.executable).parent
-NAME = "stackseg"
-
-
-@dataclass(frozen=True)
-class Served:
-    """A project with two registered versions, and a server of its champion."""
-
-    root: Path
-    url: str
-    server: psutil.Process
-    env: dict[str, str]
-
-    def run(self, *command: str, ok: bool = True) -> str:
-        done = subprocess.run(
-            [str(BIN / command[0]), *command[1:]],
-            cwd=self.root,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode == 0) == ok, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def ask(self, image: bytes, **params: Any) -> requests.Response:
-        return requests.post(f"{self.url}/invocations", json=request(image, **params), timeout=60)
-
-    def answer(self, image: bytes, **params: Any) -> dict[str, Any]:
-        response = self.ask(image, **params)
-        assert response.status_code == 200, response.text
-        return dict(response.json()["predictions"][0])
-
-
-def request(image: bytes, **params: Any) -> dict[str, Any]:
-    text = base64.b64encode(image).decode()
-    return {"dataframe_split": {"columns": ["image"], "data": [[text]]}, "params": params}
-
-
-def tiff(image: np.ndarray, **options: Any) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, image, photometric="minisblack", **options)
-    return file.getvalue()
-
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a project whose registry holds two versions, the first being champion."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("served") / "project"
-    for seed, name in ((1, "model"), (2, "model2")):
-        tiny = make_tiny_project(root, {"seed": seed, "model.context_slices": 1, "train.epochs": 2})
-        tiny.train(name)
-    (root / "params.yaml").write_text("format: 1\n")
-    (root / "dvc.yaml").write_text("stages: {}\n")
-    script = (
-        "import mlflow, sys\n"
-        "from pathlib import Path\n"
-        "from mlflow.tracking import MlflowClient\n"
-        "from stackseg.learning.bundle import read_spec\n"
-        "from stackseg.lifecycle.store import prepare_store\n"
-        "from stackseg.serving.packaging import log_bundle\n"
-        "ready = prepare_store(Path.cwd(), experiment='stackseg')\n"
-        "client = MlflowClient()\n"
-        f"client.create_registered_model('{NAME}')\n"
-        "for name in ('model', 'model2'):\n"
-        "    with mlflow.start_run(experiment_id=ready.experiment_id) as run:\n"
-        "        info = log_bundle(Path(name), read_spec(Path(name)))\n"
-        f"    client.create_model_version('{NAME}', f'models:/{{info.model_id}}', model_id=info.model_id)\n"
-        f"client.set_registered_model_alias('{NAME}', 'champion', '1')\n"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=root, env=environment(), check=True)
-    return root
-
-
-def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
-    # no pickle is needed anywhere
-    return kept | {"STACKSEG_DEVICE": "cpu", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-
-
-@pytest.fixture(scope="module")
-def served(project: Path) -> Iterator[Served]:
-    command = [
-        str(BIN / "stackseg"),
-        "serve",
-        "--port",
-        "0",
-        "--watch",
-        "--watch-seconds",
-        "0.3",
-        "--max-megabytes",
-        "3",
-    ]
-    log = (project / "serve.log").open("w+")
-    server = subprocess.Popen(
-        [*command, "--max-megapixels", "1"], cwd=project, env=environment(), stdout=log, stderr=log
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while "next: stackseg segment-remote " not in (said := (project / "serve.log").read_text()):
-            assert server.poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.2)
-        url = said.partition("next: stackseg segment-remote ")[2].split()[0]
-        yield Served(project, url, psutil.Process(server.pid), environment())
-    finally:
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30) in (0, 130)
-        log.close()
+    fill_registry(root, environment())
+    options = ("--watch", "--watch-seconds", "0.3", "--max-megabytes", "3", "--max-megapixels", "1")
+    with serving(root, environment(), *options) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,104 @@
+"""The registry behind an MLflow server that keeps artifacts, on PostgreSQL, where that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import tifffile
+
+from served_projects import BIN, environment, fill_registry, run, serving, tiff
+from tiny_projects import tiny_stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a PostgreSQL of our own."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "none").parent]
+    if not (found[-1] / "initdb").exists():
+        pytest.skip("PostgreSQL is not installed")
+    if importlib.util.find_spec("psycopg") is None:
+        pytest.skip("psycopg is not installed (the postgresql extra)")
+    folder = tmp_path_factory.mktemp("postgresql")
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        as_user = ["runuser", "-u", "postgres", "--"]
+        for one in (folder, *folder.parents[:2]):
+            one.chmod(0o755)
+        shutil.chown(folder, "postgres")
+    port, cluster = free_port(), str(folder / "cluster")
+    initialise = [*as_user, str(found[-1] / "initdb"), "-D", cluster, "-U", "stackseg", "--auth=trust"]
+    subprocess.run(initialise, check=True, capture_output=True)
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    control = [*as_user, str(found[-1] / "pg_ctl"), "-D", cluster, "-w", "-l", str(folder / "log")]
+    subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
+    try:
+        yield f"postgresql+psycopg://stackseg@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def tracking(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of an MLflow server on it, which keeps the artifacts."""
+    folder = tmp_path_factory.mktemp("server")
+    port = free_port()
+    command = [
+        str(BIN / "mlflow"), "server", "--backend-store-uri", database, "--artifacts-destination", str(folder / "kept"),
+        "--port", str(port), "-w", "1",
+    ]  # fmt: skip
+    env = environment(PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                requests.get(f"{url}/health", timeout=2).raise_for_status()
+                break
+            except requests.RequestException:
+                assert server.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        yield url
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def test_register_promote_predict_and_serve_through_a_server(tracking: str, tmp_path: Path) -> None:
+    root, env = tmp_path / "project", environment(MLFLOW_TRACKING_URI=tracking)
+    fill_registry(root, env)
+    assert not (root / "mlruns").exists()
+    image = root / "image.tif"
+    image.write_bytes(tiff(tiny_stack(3, seed=5)[0], metadata={"axes": "ZYX"}))
+    assert '"champion"' in run(root, env, "stackseg", "models", "--json")
+    run(root, env, "stackseg", "predict", "image.tif", "first.tif")
+    run(root, env, "stackseg", "promote", "--force", "--reason", "through a server")
+    run(root, env, "stackseg", "predict", "image.tif", "second.tif")
+    assert (tifffile.imread(root / "first.tif") != tifffile.imread(root / "second.tif")).any()
+    with serving(root, env) as served:
+        served.run("stackseg", "segment-remote", served.url, "image.tif", "remote.tif")
+    np.testing.assert_array_equal(tifffile.imread(root / "remote.tif"), tifffile.imread(root / "second.tif"))
+    run(root, env, "stackseg", "rollback")
+    said = run(root, env, "stackseg", "models", "--history", "--json")
+    assert "through a server" in said
+    assert '"rollback"' in said
