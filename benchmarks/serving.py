@@ -148,7 +148,7 @@ def _print_ratio(url: str, bundle: Bundle, image: bytes, arguments: argparse.Nam
 
 def _print_precision(bundle: Bundle, arguments: argparse.Namespace) -> None:
     plain = load_bundle(Path("model"))
-    network = plain.network.to(memory_format=torch.contiguous_format)
+    network = plain.network.float().to(memory_format=torch.contiguous_format)
     eager = replace(plain, inference=plain.inference.model_copy(update={"precision": "fp32"}), network=network)
     path = Path("image.tif")
     path.write_bytes(_image(256))

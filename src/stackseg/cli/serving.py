@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 from stackseg.cli.console import say
 from stackseg.errors import MachineError
 from stackseg.lifecycle.versions import Registered, find
-from stackseg.serving.app import Exchangeable, Loaded, Threads, Watch, build_app, cores, load_version
+from stackseg.serving.app import Cores, Exchangeable, Loaded, Watch, build_app, load_version, num_cores
 from stackseg.serving.guard import Limits
 
 
@@ -37,17 +37,18 @@ def run_server(
     StoreError
         There is no such version.
     """
+    cores = Cores(num_cores())
 
     def load(version: str) -> Loaded:
-        return load_version(f"models:/{known.name}/{version}", f"{known.name} version {version}", limits)
+        return load_version(f"models:/{known.name}/{version}", f"{known.name} version {version}", limits, cores)
 
     if model.startswith("models:/"):
         watch_seconds = None
-        loaded, version = load_version(model, model, limits), ""
+        loaded, version = load_version(model, model, limits, cores), ""
     else:
         version = find(known, model)
         loaded = load(version)
-    exchangeable = Exchangeable(loaded, Threads(cores()))
+    exchangeable = Exchangeable(loaded, cores)
     if watch_seconds is not None and model in known.aliases:
         client = MlflowClient()
         Watch(

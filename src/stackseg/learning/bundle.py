@@ -19,6 +19,7 @@ from stackseg.imaging.catalog import ClassRecord
 from stackseg.imaging.intensity import IntensityPolicy
 from stackseg.imaging.profile import Profile
 from stackseg.imaging.tiling import Tiling
+from stackseg.learning.devices import resolve_precision
 from stackseg.learning.network import NetworkSpec, build_network
 
 FORMAT = 1
@@ -223,12 +224,25 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
             where=str(folder),
             remedy="install those versions, or train again",
         ) from None
-    return Bundle(spec.inference, prepare_network(network, device or torch.device("cpu")), spec)
+    network = prepare_network(network, device or torch.device("cpu"))
+    if resolve_precision(spec.inference.precision, next(network.parameters()).device) == "bf16":
+        cast_weights(network)
+    return Bundle(spec.inference, network, spec)
 
 
 def prepare_network(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """Return the network in evaluation mode, in the layout and on the device that inference uses."""
     return network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def cast_weights(network: torch.nn.Module) -> None:
+    """Cast once the weights that autocast would cast to bfloat16 in every forward pass: the same bits, sooner.
+
+    Only the layers themselves: a subclass may do something with its weights first.
+    """
+    for module in network.modules():
+        if type(module) in (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear):
+            module.to(torch.bfloat16)
 
 
 def weights_digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -6,8 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,36 +34,50 @@ class Loaded:
     face: SegmentationModel
 
 
-class Threads:
+class Cores:
     """Shares the cores among requests: one alone takes all of them, several take one each, others wait."""
 
     def __init__(self, num_cores: int) -> None:
-        self._num_cores = num_cores
-        self._turns = threading.BoundedSemaphore(num_cores)
+        self.num = num_cores
+        # torch's memory and helpers belong to the thread that calls it: there are never more than these, and the one
+        # that takes all cores is always the same, for the helpers of another would go on spinning beside it
+        self._alone = ThreadPoolExecutor(1, thread_name_prefix="segment-alone")
+        self._pool = ThreadPoolExecutor(num_cores, thread_name_prefix="segment")
         self._lock = threading.Lock()
         self._num_waiting = 0
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Hold one of the turns; torch's threads of this thread are set to match."""
+    def run(self, call: Callable[[], Any]) -> Any:
+        """Run a call on one of the cores, or on all of them if there is no other, and return what it returns."""
         with self._lock:
             self._num_waiting += 1
             alone = self._num_waiting == 1
         try:
-            with self._turns:
-                torch.set_num_threads(self._num_cores if alone else 1)
-                yield
+            if alone:
+                return self._alone.submit(self._call, call, self.num).result()
+            return self._pool.submit(self._call, call, 1).result()
         finally:
             with self._lock:
                 self._num_waiting -= 1
+
+    def run_everywhere(self, call: Callable[[], Any]) -> None:
+        """Run a call on all cores together, and then on each by itself."""
+        self._alone.submit(self._call, call, self.num).result()
+        together = threading.Barrier(self.num)
+        for one in [self._pool.submit(self._call, lambda: (together.wait(), call()), 1) for _ in range(self.num)]:
+            one.result()
+
+    @staticmethod
+    def _call(call: Callable[[], Any], num_threads: int) -> Any:
+        torch.set_num_threads(num_threads)
+        return call()
 
 
 class Exchangeable:
     """What MLflow's app takes for its model; requests that are under way keep the version that they began with."""
 
-    def __init__(self, loaded: Loaded, threads: Threads) -> None:
+    def __init__(self, loaded: Loaded, cores: Cores) -> None:
         self._loaded = loaded
-        self._threads = threads
+        self._cores = cores
 
     @property
     def metadata(self) -> Any:
@@ -82,11 +96,10 @@ class Exchangeable:
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
         """Answer one request."""
         model = self._loaded.model
-        with self._threads.turn():
-            return model.predict(data, params=params)
+        return self._cores.run(lambda: model.predict(data, params=params))
 
 
-def load_version(uri: str, label: str, limits: Limits) -> Loaded:
+def load_version(uri: str, label: str, limits: Limits, cores: Cores) -> Loaded:
     """Load a version and warm it: the first image takes several times as long as the others.
 
     Parameters
@@ -97,6 +110,8 @@ def load_version(uri: str, label: str, limits: Limits) -> Loaded:
         What the log calls it.
     limits
         Of the images.
+    cores
+        On which it will run.
     """
     model = mlflow.pyfunc.load_model(uri)
     face = cast(SegmentationModel, model.unwrap_python_model())
@@ -107,7 +122,7 @@ def load_version(uri: str, label: str, limits: Limits) -> Loaded:
             f"{label} was trained by other code ({face.spec.lineage.code_digest[:12]}, commit "
             f"{(face.spec.lineage.git_commit or 'unknown')[:8]}): masks may differ from its scores"
         )
-    warm(face)
+    cores.run_everywhere(lambda: warm(face))
     return Loaded(label, model, face)
 
 
@@ -165,7 +180,7 @@ class Watch(threading.Thread):
         log.info(f"now serving {loaded.label}")
 
 
-def cores() -> int:
+def num_cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
