@@ -6,7 +6,7 @@ import uvicorn
 from mlflow.tracking import MlflowClient
 
 from stackseg.cli.console import say
-from stackseg.errors import MachineError
+from stackseg.errors import MachineError, StoreError
 from stackseg.lifecycle.versions import Registered, find
 from stackseg.serving.app import Cores, Exchangeable, Loaded, Watch, build_app, load_version, num_cores
 from stackseg.serving.guard import Limits
@@ -35,26 +35,38 @@ def run_server(
     MachineError
         The address is taken.
     StoreError
-        There is no such version.
+        There is no such version, or what is to be watched is no alias.
     """
     cores = Cores(num_cores())
 
     def load(version: str) -> Loaded:
-        return load_version(f"models:/{known.name}/{version}", f"{known.name} version {version}", limits, cores)
+        return load_version(f"models:/{known.name}/{version}", f"{known.name} version {version}", limits)
 
+    def load_warm(version: str) -> Loaded:
+        found = load(version)
+        cores.run(found.warm)
+        return found
+
+    if watch_seconds is not None and model not in known.aliases:
+        raise StoreError(
+            f"{model} is no alias",
+            expected="one to watch",
+            where="--model",
+            remedy="name an alias, or leave out --watch",
+        )
     if model.startswith("models:/"):
-        watch_seconds = None
-        loaded, version = load_version(model, model, limits, cores), ""
+        loaded, version = load_version(model, model, limits), ""
     else:
         version = find(known, model)
         loaded = load(version)
+    cores.run_everywhere(loaded.warm)
     exchangeable = Exchangeable(loaded, cores)
-    if watch_seconds is not None and model in known.aliases:
+    if watch_seconds is not None:
         client = MlflowClient()
         Watch(
             exchangeable,
             lambda: str(client.get_model_version_by_alias(known.name, model).version),
-            load,
+            load_warm,
             now=version,
             seconds=watch_seconds,
         ).start()

@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from stackseg.errors import DataError
 from stackseg.imaging.labels import LabelTable
 from stackseg.imaging.pairing import natural_pairs
-from stackseg.imaging.stacks import Stack, check_finite, open_stack
+from stackseg.imaging.stacks import Stack, open_stack
 
 NOTE_FILE = "specimen.yaml"
 FLAT_NAME = "specimen"
@@ -108,9 +108,7 @@ class Specimen:
 
     def plane(self, z: int) -> npt.NDArray[np.generic]:
         """Return plane z as (Y, X, C) in its raw type; not-a-number is refused."""
-        image_yxc = self.images.plane(z)
-        check_finite(image_yxc, self.where(z))
-        return image_yxc
+        return self.images.plane(z)
 
     def labels(self, z: int, table: LabelTable) -> npt.NDArray[np.uint8]:
         """Return the class indices (Y, X) of plane z."""

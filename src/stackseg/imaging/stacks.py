@@ -94,7 +94,7 @@ class Stack:
         Raises
         ------
         DataError
-            The data of this plane cannot be decoded.
+            The data of this plane cannot be decoded, or hold NaN or infinity.
         IndexError
             There is no such plane.
         """
@@ -103,6 +103,7 @@ class Stack:
         else:
             with closing(self._open()) as source:
                 image_yxc = self._gather(source, z)
+        check_finite(image_yxc, f"{self._path} plane {z}")
         return np.ascontiguousarray(image_yxc[:, :, : self._num_channels])
 
     def close(self) -> None:

@@ -27,11 +27,18 @@ log = logging.getLogger("uvicorn.error")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A version in memory, warmed."""
+    """A version in memory."""
 
     label: str
     model: PyFuncModel
     face: SegmentationModel
+
+    def warm(self) -> None:
+        """Segment a plane of one tile: the first image takes several times as long as the others."""
+        spec = self.face.spec.inference
+        tile_yxc = np.zeros((spec.tile, spec.tile, spec.num_channels), np.float32)
+        for _ in segment(_OnePlane(tile_yxc), self.face.bundle):
+            pass
 
 
 class Cores:
@@ -99,8 +106,8 @@ class Exchangeable:
         return self._cores.run(lambda: model.predict(data, params=params))
 
 
-def load_version(uri: str, label: str, limits: Limits, cores: Cores) -> Loaded:
-    """Load a version and warm it: the first image takes several times as long as the others.
+def load_version(uri: str, label: str, limits: Limits) -> Loaded:
+    """Load a version, and say if it was made by other code.
 
     Parameters
     ----------
@@ -110,8 +117,6 @@ def load_version(uri: str, label: str, limits: Limits, cores: Cores) -> Loaded:
         What the log calls it.
     limits
         Of the images.
-    cores
-        On which it will run.
     """
     model = mlflow.pyfunc.load_model(uri)
     face = cast(SegmentationModel, model.unwrap_python_model())
@@ -122,16 +127,7 @@ def load_version(uri: str, label: str, limits: Limits, cores: Cores) -> Loaded:
             f"{label} was trained by other code ({face.spec.lineage.code_digest[:12]}, commit "
             f"{(face.spec.lineage.git_commit or 'unknown')[:8]}): masks may differ from its scores"
         )
-    cores.run_everywhere(lambda: warm(face))
     return Loaded(label, model, face)
-
-
-def warm(face: SegmentationModel) -> None:
-    """Segment a plane of one tile."""
-    spec = face.spec.inference
-    tile_yxc = np.zeros((spec.tile, spec.tile, spec.num_channels), np.float32)
-    for _ in segment(_OnePlane(tile_yxc), face.bundle):
-        pass
 
 
 def build_app(exchangeable: Exchangeable, limits: Limits) -> ASGIApp:
@@ -158,6 +154,7 @@ class Watch(threading.Thread):
         self._load = load
         self._now = now
         self._seconds = seconds
+        self._told = ""
 
     def run(self) -> None:
         """Look again and again; whatever goes wrong, the present version goes on."""
@@ -173,11 +170,17 @@ class Watch(threading.Thread):
                 return
             loaded = self._load(version)
         except Exception as error:
-            log.warning(f"the new version is not served: {' '.join(str(error).split())[:300]}")
+            self._warn(f"the new version is not served: {' '.join(str(error).split())[:300]}")
             return
         self._exchangeable.exchange(loaded)
-        self._now = version
+        self._now, self._told = version, ""
         log.info(f"now serving {loaded.label}")
+
+    def _warn(self, text: str) -> None:
+        """Say what is wrong, once."""
+        if text != self._told:
+            log.warning(text)
+        self._told = text
 
 
 def num_cores() -> int:

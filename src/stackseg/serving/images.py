@@ -7,34 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from stackseg.errors import DataError, StacksegError
-from stackseg.imaging.stacks import Stack, check_finite, open_stack
+from stackseg.imaging.stacks import Stack, open_stack
 
 IMAGE_FILE = "the image"
 
 
-class ReceivedStack:
-    """The planes of a stack, each checked for NaN and infinity; a `PlaneSource`."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.info = stack.info
-        self._stack = stack
-
-    def __len__(self) -> int:
-        return len(self._stack)
-
-    def plane(self, z: int) -> npt.NDArray[np.generic]:
-        """Return plane z as (Y, X, C) in its raw type."""
-        image_yxc = self._stack.plane(z)
-        check_finite(image_yxc, f"plane {z}")
-        return image_yxc
-
-
 @contextmanager
-def received(image: bytes, max_megapixels: float) -> Iterator[ReceivedStack]:
+def received(image: bytes, max_megapixels: float) -> Iterator[Stack]:
     """Open an image file held in memory.
 
     Parameters
@@ -62,7 +42,7 @@ def received(image: bytes, max_megapixels: float) -> Iterator[ReceivedStack]:
                         expected=f"at most {max_megapixels:g}",
                         remedy="send it plane by plane, as `stackseg segment-remote` does, or in parts",
                     )
-                yield ReceivedStack(stack)
+                yield stack
         except StacksegError as error:
             found, expected, where, remedy = (
                 text.replace(str(path), IMAGE_FILE)

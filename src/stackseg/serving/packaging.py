@@ -20,7 +20,7 @@ from stackseg.learning.bundle import BundleSpec
 # what serving imports; versions are those that scored the model
 SERVED_PACKAGES = (
     "torch", "torchvision", "segmentation-models-pytorch", "timm", "safetensors", "numpy", "scipy", "scikit-image",
-    "tifffile", "imagecodecs", "pillow", "natsort", "pydantic", "ruamel.yaml", "pandas", "pyyaml",
+    "tifffile", "imagecodecs", "pillow", "natsort", "pydantic", "ruamel.yaml", "pandas",
 )  # fmt: skip
 
 SIGNATURE = ModelSignature(

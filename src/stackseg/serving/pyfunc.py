@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 from mlflow.store.artifact.models_artifact_repo import REGISTERED_MODEL_META_FILE_NAME
 from pydantic import BaseModel, ConfigDict
+from ruamel.yaml import YAML
 
 from stackseg.errors import DataError, StacksegError
 from stackseg.learning.bundle import Bundle, BundleSpec, load_bundle
@@ -164,6 +164,6 @@ def _registered_as(bundle: Path) -> tuple[str | None, str | None]:
     for folder in list(bundle.parents)[:2]:
         note = folder / REGISTERED_MODEL_META_FILE_NAME
         if note.exists():
-            found = yaml.safe_load(note.read_text(encoding="utf-8"))
+            found = YAML(typ="safe").load(note)
             return str(found["model_name"]), str(found["model_version"])
     return None, None
