@@ -13,6 +13,7 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import stackseg.learning.training as training
 from stackseg.errors import MachineError, ModelError, ParamsError, StacksegError
@@ -401,8 +402,12 @@ def test_bf16_trains_where_the_hardware_has_it(tiny: Any, follower: Any) -> None
     assert follows.starts[0].precision == "bf16"
     assert result.spec.validation.precision == "bf16"
     assert result.spec.weights_sha256 != tiny.train("fp32").spec.weights_sha256
-    weights = load_bundle(tiny.folder / "model").network.state_dict()
+    weights = load_file(tiny.folder / "model" / "model.safetensors")
     assert {one.dtype for one in weights.values()} == {torch.float32, torch.int64}
+    # cast once on loading: to the same bits as autocast would in each pass
+    loaded = load_bundle(tiny.folder / "model").network.state_dict()
+    assert all(torch.equal(one, weights[name].to(one.dtype)) for name, one in loaded.items())
+    assert torch.bfloat16 in {one.dtype for one in loaded.values()}
 
 
 def test_a_loss_that_is_no_number_ends_the_training_in_one_line(tiny: Any) -> None:

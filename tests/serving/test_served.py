@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -56,6 +59,28 @@ def test_predict_the_served_model_and_segment_remote_give_the_same_masks(
             # Fiji draws the classes in their colours
             assert file.pages.first.photometric == tifffile.PHOTOMETRIC.PALETTE
             assert file.pages.first.colormap[:, 1].tolist() == [0, 65535, 0]
+
+
+@pytest.mark.parametrize("form", ["inputs", "instances"])
+def test_the_bare_app_names_the_form_that_it_wants(served: Served, stack_zyx: np.ndarray, form: str) -> None:
+    script = (
+        "import json, sys, mlflow\n"
+        "from mlflow.pyfunc import scoring_server\n"
+        "model = mlflow.pyfunc.load_model('models:/stackseg/1')\n"
+        "body = sys.stdin.buffer.read()\n"
+        "try:\n"
+        "    scoring_server.invocations(body, 'application/json', model, model.metadata.get_input_schema())\n"
+        "except mlflow.exceptions.MlflowException as error:\n"
+        "    print(error.get_http_status_code(), error.message.rpartition('Error: ')[2])\n"
+    )
+    text = base64.b64encode(tiff(stack_zyx[0])).decode()
+    body = {"inputs": [text]} if form == "inputs" else {"instances": [{"image": text}]}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=served.root, env=served.env, input=json.dumps(body).encode(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.decode().startswith("400 MLflow decodes no images under inputs"), done.stderr.decode()
+    assert "dataframe_split" in done.stdout.decode()
 
 
 def test_an_answer_says_what_it_is_and_where_it_comes_from(served: Served, stack_zyx: np.ndarray) -> None:

@@ -143,9 +143,13 @@ def _images(model_input: pd.DataFrame) -> list[bytes]:
     images = list(model_input["image"])
     if not all(isinstance(one, bytes) for one in images):
         raise DataError("an image that is no base64", expected="base64 of a TIFF or PNG file", remedy=_FORM)
+    if any(one.startswith(_UNDECODED) for one in images):
+        raise DataError("MLflow decodes no images under inputs or instances", remedy=_FORM)
     return images
 
 
+# how TIFF and PNG files begin in base64
+_UNDECODED = (b"SUkq", b"SUkr", b"TU0A", b"iVBORw0K")
 _FORM = 'send {"dataframe_split": {"columns": ["image"], "data": [["<base64>"]]}}'
 
 
