@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,15 @@ import psutil
 import requests
 import tifffile
 import torch
+from safetensors.torch import load_file
 
 from stackseg.environment import apply_quiet_environment
 from stackseg.imaging.catalog import build_catalog
 from stackseg.imaging.stacks import open_stack
 from stackseg.imaging.synthetic import write_sample
-from stackseg.learning.bundle import Bundle, load_bundle, read_spec
+from stackseg.learning.bundle import WEIGHTS_FILE, Bundle, load_bundle, read_spec
 from stackseg.learning.devices import resolve_precision
+from stackseg.learning.network import build_network
 from stackseg.learning.segmentation import segment
 from stackseg.learning.training import Machine, train
 from stackseg.params import Params, read_params
@@ -147,9 +148,9 @@ def _print_ratio(url: str, bundle: Bundle, image: bytes, arguments: argparse.Nam
 
 
 def _print_precision(bundle: Bundle, arguments: argparse.Namespace) -> None:
-    plain = load_bundle(Path("model"))
-    network = plain.network.float().to(memory_format=torch.contiguous_format)
-    eager = replace(plain, inference=plain.inference.model_copy(update={"precision": "fp32"}), network=network)
+    network = build_network(bundle.inference.network, encoder_weights=None).eval()
+    network.load_state_dict(load_file(Path("model") / WEIGHTS_FILE))
+    eager = Bundle(bundle.inference.model_copy(update={"precision": "fp32"}), network)
     path = Path("image.tif")
     path.write_bytes(_image(256))
     with open_stack(path) as stack:

@@ -53,12 +53,13 @@ def model(trained: tuple[Any, Any], tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained[0].folder / "model", tmp_path / "model"))
 
 
-def saved_again(folder: Path, bundle: Bundle) -> Any:
+def saved_again(folder: Path, model: Path) -> Any:
+    bundle = load_bundle(model)
     assert bundle.spec is not None
     return save_bundle(
         folder,
         bundle.inference,
-        bundle.network.state_dict(),
+        load_file(model / WEIGHTS_FILE),
         validation=bundle.spec.validation,
         seen=bundle.spec.seen,
         profile=bundle.spec.profile,
@@ -90,7 +91,7 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 def test_what_is_saved_is_what_is_loaded(trained: tuple[Any, Any], tmp_path: Path) -> None:
     project, result = trained
     first = load_bundle(project.folder / "model")
-    spec = saved_again(tmp_path / "copy", first)
+    spec = saved_again(tmp_path / "copy", project.folder / "model")
     second = load_bundle(tmp_path / "copy")
     assert spec == second.spec == first.spec == result.spec
     assert first.digest == second.digest == spec.digest
@@ -256,14 +257,13 @@ def test_weights_that_other_versions_would_build_otherwise_are_refused(
 
 @pytest.mark.parametrize("limit", [300, 100_000])
 def test_a_full_disk_leaves_the_former_model_in_place(trained: tuple[Any, Any], model: Path, limit: int) -> None:
-    bundle = load_bundle(model)
     before = {one.name: one.read_bytes() for one in model.iterdir()}
     with largest_file(limit), pytest.raises(MachineError, match="could not be written") as caught:
-        saved_again(model, bundle)
+        saved_again(model, model)
     assert "\n" not in caught.value.sentence()
     assert {one.name: one.read_bytes() for one in model.iterdir()} == before
     with largest_file(limit), pytest.raises(MachineError):
-        saved_again(model.parent / "new", bundle)
+        saved_again(model.parent / "new", model)
     assert [one.name for one in model.parent.iterdir()] == ["model"]
 
 
@@ -281,12 +281,12 @@ def test_a_bundle_is_put_in_place_whole_or_not_at_all(model: Path, monkeypatch: 
         monkeypatch.setattr(os, "replace", fails)
     for folder in (model, fresh):
         with pytest.raises(OSError, match="No space left"):
-            saved_again(folder, bundle)
+            saved_again(folder, model)
     monkeypatch.undo()
     assert load_bundle(model).digest == bundle.digest
     assert not fresh.exists()
     # and the next attempt is not disturbed by what the last one left
     for folder in (model, fresh):
-        saved_again(folder, bundle)
+        saved_again(folder, model)
         assert load_bundle(folder).digest == bundle.digest
     assert sorted(one.name for one in model.parent.iterdir()) == ["fresh", "model"]

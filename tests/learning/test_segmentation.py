@@ -78,7 +78,9 @@ def bundle_of(
         precision=precision,
         voxel_size_zyx_um=None,
     )
-    return Bundle(spec, prepare_network(network, torch.device("cpu")))
+    prepared = prepare_network(network, spec, torch.device("cpu"))
+    network.seen.clear()
+    return Bundle(spec, prepared)
 
 
 def noise(num_planes: int, shape_yx: tuple[int, int], channels: int = 1, seed: int = 0) -> Planes:

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 import stackseg.learning.training as training
 from stackseg.errors import MachineError, ModelError, ParamsError, StacksegError
 from stackseg.imaging.catalog import build_catalog
-from stackseg.learning.bundle import WEIGHTS_FILE, load_bundle
+from stackseg.imaging.specimens import find_specimens
+from stackseg.learning.bundle import WEIGHTS_FILE, Bundle, load_bundle, prepare_network
 from stackseg.learning.code import code_digest
 from stackseg.learning.devices import has_bf16
 from stackseg.learning.evaluation import evaluate
@@ -196,7 +197,7 @@ def test_callbacks_hear_every_step_and_every_epoch_once(tiny: Any, follower: Any
     (start,) = follows.starts
     assert (start.num_epochs, start.steps_per_epoch, start.first_epoch, start.history) == (3, 2, 0, ())
     assert (start.device, start.precision) == ("cpu", "fp32")
-    network = load_bundle(tiny.folder / "model").network
+    network = build_network(load_bundle(tiny.folder / "model").inference.network, encoder_weights=None)
     assert start.num_parameters == sum(one.numel() for one in network.parameters())
     assert follows.steps == [(epoch, step) for epoch in range(3) for step in range(2)]
     assert tuple(follows.reports) == result.history
@@ -253,7 +254,7 @@ def test_every_loss_optimiser_and_weighting_trains(tiny: Any, settings: dict[str
     made = tiny.having({"train.epochs": 1, **settings})
     untrained = build_network(inference_spec(made.params, made.catalog).network, encoder_weights=None).state_dict()
     result = made.train()
-    kept = load_bundle(made.folder / "model").network.state_dict()
+    kept = load_file(made.folder / "model" / WEIGHTS_FILE)
     assert math.isfinite(result.history[0].loss)
     assert 0 <= result.history[0].training_pixel_accuracy <= 1
     assert any(not torch.equal(untrained[name], kept[name]) for name in kept)
@@ -402,12 +403,20 @@ def test_bf16_trains_where_the_hardware_has_it(tiny: Any, follower: Any) -> None
     assert follows.starts[0].precision == "bf16"
     assert result.spec.validation.precision == "bf16"
     assert result.spec.weights_sha256 != tiny.train("fp32").spec.weights_sha256
-    weights = load_file(tiny.folder / "model" / "model.safetensors")
+    weights = load_file(tiny.folder / "model" / WEIGHTS_FILE)
     assert {one.dtype for one in weights.values()} == {torch.float32, torch.int64}
     # cast once on loading: to the same bits as autocast would in each pass
-    loaded = load_bundle(tiny.folder / "model").network.state_dict()
-    assert all(torch.equal(one, weights[name].to(one.dtype)) for name, one in loaded.items())
-    assert torch.bfloat16 in {one.dtype for one in loaded.values()}
+    loaded = load_bundle(tiny.folder / "model")
+    assert torch.bfloat16 in {one.dtype for one in loaded.network.state_dict().values()}
+    network = build_network(loaded.inference.network, encoder_weights=None)
+    network.load_state_dict(weights)
+    uncast = Bundle(loaded.inference, prepare_network(network, loaded.inference, torch.device("cpu")))
+    assert torch.bfloat16 not in {one.dtype for one in uncast.network.state_dict().values()}
+    (specimen,) = find_specimens(tiny.data)
+    for one, other in zip(
+        segment(specimen, loaded, probabilities=True), segment(specimen, uncast, probabilities=True), strict=True
+    ):
+        np.testing.assert_array_equal(one.probabilities_cyx, other.probabilities_cyx)
 
 
 def test_a_loss_that_is_no_number_ends_the_training_in_one_line(tiny: Any) -> None:

@@ -20,6 +20,7 @@ from stackseg.imaging.intensity import IntensityPolicy
 from stackseg.imaging.profile import Profile
 from stackseg.imaging.tiling import Tiling
 from stackseg.learning.devices import resolve_precision
+from stackseg.learning.folding import fold_normalisation
 from stackseg.learning.network import NetworkSpec, build_network
 
 FORMAT = 1
@@ -224,15 +225,19 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
             where=str(folder),
             remedy="install those versions, or train again",
         ) from None
-    network = prepare_network(network, device or torch.device("cpu"))
+    network = prepare_network(network, spec.inference, device or torch.device("cpu"))
     if resolve_precision(spec.inference.precision, next(network.parameters()).device) == "bf16":
         cast_weights(network)
     return Bundle(spec.inference, network, spec)
 
 
-def prepare_network(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Return the network in evaluation mode, in the layout and on the device that inference uses."""
-    return network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+def prepare_network(network: torch.nn.Module, inference: InferenceSpec, device: torch.device) -> torch.nn.Module:
+    """Return the network as inference uses it: in evaluation mode, folded, in its layout and on its device."""
+    network.eval()
+    fold_normalisation(
+        network, torch.empty(1, inference.network.in_channels, inference.tile, inference.tile, device="meta")
+    )
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def cast_weights(network: torch.nn.Module) -> None:

@@ -31,8 +31,8 @@ class Validation:
 
     def score(self, network: torch.nn.Module, report: EpochReport) -> EpochReport:
         """Return the report with the scores of a network, which stays as it is."""
-        # a copy, since inference has its own memory layout and mode
-        copied = prepare_network(copy.deepcopy(network), self._fabric.device)
+        # a copy, since inference folds layers and has its own memory layout and mode
+        copied = prepare_network(copy.deepcopy(network), self._inference, self._fabric.device)
         counts_cc = self._count(Bundle(self._inference, copied))
         return replace(
             report,
