@@ -54,3 +54,9 @@ class StoreError(StacksegError):
 
 class MachineError(StacksegError):
     """The machine lacks what was asked of it: a device, a precision, memory or disk."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that a device's or the machine's memory did not suffice."""
+    # on a CPU, torch has no class of its own for it
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

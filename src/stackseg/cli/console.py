@@ -91,6 +91,23 @@ def training_progress() -> Progress:
     )
 
 
+def study_progress() -> Progress:
+    """Return the progress bar of a study."""
+    console = err()
+    return Progress(
+        TextColumn("study {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("trials, {task.fields[pruned]} pruned, {task.fields[running]} running"),
+        TextColumn("best {task.fields[best]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
 def figure(value: float | None, digits: int = 4) -> str:
     """Return a score as text; null stays null."""
     return "null" if value is None else f"{value:.{digits}f}"

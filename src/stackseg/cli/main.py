@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from stackseg import __version__
-from stackseg.cli import data, inference, parameters, promotion, registry, stages, upkeep
+from stackseg.cli import data, inference, parameters, promotion, registry, search, stages, upkeep
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment
-from stackseg.errors import MachineError, StacksegError
+from stackseg.errors import MachineError, StacksegError, is_out_of_memory
 from stackseg.lifecycle.faults import as_store_error, is_store_error
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 data.attach(app)
 stages.attach(app)
+search.attach(app)
 registry.attach(app)
 promotion.attach(app)
 inference.attach(app)
@@ -109,8 +110,7 @@ def _known(error: Exception) -> StacksegError | None:
 
 
 def _memory_error(error: Exception) -> MachineError | None:
-    # on a CPU, torch has no class of its own for it
-    if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+    if not is_out_of_memory(error):
         return None
     return MachineError(
         "out of memory",

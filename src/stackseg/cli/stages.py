@@ -15,9 +15,11 @@ from stackseg.cli.store import ready_store
 if TYPE_CHECKING:
     import torch
 
+    from stackseg.imaging.catalog import Catalog
     from stackseg.imaging.intervals import Interval
     from stackseg.learning.evaluation import Evaluation
     from stackseg.learning.training import EpochReport, TrainingStart
+    from stackseg.params import Params
 
 PANEL = "Stages (dvc repro runs them)"
 
@@ -115,19 +117,24 @@ def evaluate(
     """Score the model on the test part, draw its worst planes, and register the version."""
     from stackseg.cli.registry import register_outputs
     from stackseg.imaging.catalog import read_catalog
+
+    params = load_params()
+    score_bundle(params, read_catalog(catalog), data=data, model=model, out=out, device=device)
+    register_outputs(params, data=data, out=out)
+
+
+def score_bundle(params: Params, catalog: Catalog, *, data: Path, model: Path, out: Path, device: str) -> None:
+    """Score a bundle on the test part, and write scores and pictures into `out`."""
     from stackseg.learning.bundle import load_bundle
     from stackseg.learning.devices import pick_device
     from stackseg.learning.evaluation import evaluate as score
     from stackseg.learning.reports import write_reports
 
-    params = load_params()
-    described = read_catalog(catalog)
     bundle = load_bundle(model, pick_device(device))
     with counting("evaluating") as progress:
-        evaluation = score(bundle, described, data, params.evaluate, progress=progress)
-    write_reports(evaluation, bundle, described, data, out, num_overlays=params.evaluate.overlays)
+        evaluation = score(bundle, catalog, data, params.evaluate, progress=progress)
+    write_reports(evaluation, bundle, catalog, data, out, num_overlays=params.evaluate.overlays)
     show_scores(evaluation)
-    register_outputs(params, data=data, out=out)
 
 
 def show_scores(evaluation: Evaluation) -> None:

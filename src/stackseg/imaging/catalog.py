@@ -192,6 +192,71 @@ def build_catalog(
         class_fractions={},
         warnings=(),
     )
+    return _completed(catalog)
+
+
+def fold_catalog(catalog: Catalog, data: Path, *, fold: int, folds: int) -> Catalog:
+    """Return the catalogue of one fold of the same data: another validation part, and statistics to go with it.
+
+    The test part stays as it is and is not read; the leakage is that of the planes outside it.
+
+    Parameters
+    ----------
+    catalog
+        The data set, already described.
+    data
+        Its folder.
+    fold, folds
+        Which fold validates, and of how many.
+
+    Raises
+    ------
+    DataError
+        There are fewer planes, groups or specimens than folds, or a class is missing from the training part.
+    """
+    split = SplitParams(**catalog.split.model_dump() | {"folds": folds, "fold": fold})
+    described = dict(catalog.planes(*PARTS))
+    groups = {ref: plane.group for ref, plane in described.items() if plane.group is not None}
+    parts = assign_parts(list(described), split, catalog.seed, groups)
+    by_name = {one.name: one for one in find_specimens(data)}
+    policy = catalog.intensity
+
+    def image(ref: PlaneRef) -> npt.NDArray[np.generic]:
+        return apply_colour(by_name[ref.specimen].plane(ref.z), policy.colour, str(ref))
+
+    reduced: dict[PlaneRef, npt.NDArray[np.float32]] = {}
+    figures: list[tuple[PlaneFigures, ...]] = []
+    for ref, part in parts.items():
+        if part == "test":
+            continue
+        coloured_yxc = image(ref)
+        reduced[ref] = reduce_plane(coloured_yxc.astype(np.float32))
+        if part == "training":
+            figures.append(plane_figures(coloured_yxc))
+    training = [ref for ref, part in parts.items() if part == "training"]
+    statistics = None
+    if policy.params.scope == "dataset":
+        statistics = fit_statistics((image(ref) for ref in training), len(training), policy.params)
+    return _completed(
+        catalog.model_copy(
+            update={
+                "split": split,
+                "intensity": policy.model_copy(update={"statistics": statistics}),
+                "profile": profile_of(figures),
+                "leakage": measure_leakage(reduced, {ref: parts[ref] for ref in reduced}),
+                "specimens": tuple(_with_parts(one, parts) for one in catalog.specimens),
+            }
+        )
+    )
+
+
+def _with_parts(specimen: SpecimenRecord, parts: Mapping[PlaneRef, Part]) -> SpecimenRecord:
+    planes = [plane.model_copy(update={"part": parts[PlaneRef(specimen.name, plane.z)]}) for plane in specimen.planes]
+    return specimen.model_copy(update={"planes": tuple(planes)})
+
+
+def _completed(catalog: Catalog) -> Catalog:
+    """Return a catalogue with what follows from its planes' parts."""
     _check_training_classes(catalog)
     return catalog.model_copy(
         update={

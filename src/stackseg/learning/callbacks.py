@@ -42,6 +42,10 @@ class TrainingStart:
     history: tuple[EpochReport, ...]
 
 
+class TrainingStopped(Exception):  # noqa: N818  # no error
+    """Raised by a callback to end a training that is not worth going on with; nothing has failed."""
+
+
 class Callback(Protocol):
     """Whoever wants to follow a training, on the first process only; an exception from it ends the training."""
 

@@ -15,6 +15,7 @@ NOT_TRAINING = frozenset(
         "params/evaluate.py",
         "params/project.py",
         "params/promotion.py",
+        "params/search.py",
         "imaging/adoption.py",
         "imaging/boundaries.py",
         "imaging/intervals.py",

@@ -33,6 +33,8 @@ from stackseg.params import Params
 RUN_NOTE = "run_id"
 # MLflow's limit on a parameter's value
 MAX_PARAM = 6000
+# of a tag's value that is worth reading
+MAX_TAG = 500
 
 
 class RunRecord(BaseModel):
@@ -95,7 +97,7 @@ class TrainingRun:
             logged = {one.step for one in MlflowClient().get_metric_history(earlier, "training/loss")}
             self._tell_again([one for one in start.history if one.epoch not in logged])
             return
-        shown = self._params.model_dump(mode="json", exclude={"project", "evaluate", "promotion", "format"})
+        shown = self._params.model_dump(mode="json", exclude={"project", "evaluate", "promotion", "search", "format"})
         mlflow.log_params(
             {key: _param(value) for key, value in _flatten(shown)}
             | {
@@ -133,9 +135,10 @@ class TrainingRun:
             catalog_digest=spec.lineage.catalog_digest,
         )
 
-    def fail(self) -> None:
-        """Close the run as failed, if it was opened."""
+    def fail(self, message: str) -> None:
+        """Close the run as failed, with the reason, if it was opened."""
         if self.run_id:
+            mlflow.set_tag("failure", message[:MAX_TAG])
             mlflow.end_run(status="FAILED")
 
     def interrupt(self) -> None:

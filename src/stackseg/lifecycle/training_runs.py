@@ -1,4 +1,4 @@
-"""A training and its run: what the train stage, each fold and, later, each trial do alike."""
+"""A training and its run: what the train stage, each fold and each trial do alike."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stackseg.aside import file_aside
 from stackseg.imaging.catalog import Catalog
+from stackseg.learning.callbacks import TrainingStopped
 from stackseg.learning.training import Callback, EpochReport, Machine, TrainingResult, train
 from stackseg.lifecycle.lineage import git_state
 from stackseg.lifecycle.runs import TrainingRun, write_run
@@ -44,9 +45,14 @@ def train_and_log(
             machine=machine,
             callbacks=[run, *callbacks],
         )
-    except BaseException as error:
-        # interrupted trainings go on in the same run; failed ones do not
-        run.fail() if isinstance(error, Exception) else run.interrupt()
+    except TrainingStopped:
+        run.interrupt()
+        raise
+    except Exception as error:
+        run.fail(str(error))
+        raise
+    except BaseException:  # an interrupted training goes on in the same run
+        run.interrupt()
         raise
     if result is not None:
         write_history(out / "history.csv", result.history)

@@ -25,6 +25,7 @@ from stackseg.params.intensity import IntensityParams
 from stackseg.params.model import ModelParams
 from stackseg.params.project import ProjectParams
 from stackseg.params.promotion import PromotionParams
+from stackseg.params.search import SearchParams
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
 
@@ -48,14 +49,17 @@ class Params(Section):
     inference: InferenceParams = InferenceParams()
     evaluate: EvaluateParams = EvaluateParams()
     promotion: PromotionParams = PromotionParams()
+    search: SearchParams = SearchParams()
 
-    def override(self, values: Mapping[str, Any]) -> Params:
+    def override(self, values: Mapping[str, Any], where: str = "override") -> Params:
         """Return params with dotted keys replaced, checked as a file would be.
 
         Parameters
         ----------
         values
             Dotted key to value, e.g. ``{"train.lr": 3e-4}``.
+        where
+            What an error names as the values' origin.
 
         Raises
         ------
@@ -69,9 +73,24 @@ class Params(Section):
             for name in sections:
                 node = node.get(name) if isinstance(node, dict) else None
             if not isinstance(node, dict):
-                raise _unknown_key(key, "override")
+                raise _unknown_key(key, where)
             node[last] = value
-        return _validate(tree, "override")
+        return _validate(tree, where)
+
+    def value(self, key: str) -> Any:
+        """Return what a dotted key holds, as plain values.
+
+        Raises
+        ------
+        ParamsError
+            There is no such key.
+        """
+        node: Any = self.model_dump()
+        for name in key.split("."):
+            if not isinstance(node, dict) or name not in node:
+                raise _unknown_key(key, "params.yaml")
+            node = node[name]
+        return node
 
     def flat(self) -> dict[str, Any]:
         """Return dotted key to value, lists and class tables as compact JSON."""
@@ -119,6 +138,31 @@ def write_tree(path: Path, tree: Any) -> None:
     text = StringIO()
     yaml.dump(tree, text)
     write_text_aside(path, text.getvalue())
+
+
+def write_values(path: Path, values: Mapping[str, Any]) -> None:
+    """Write dotted keys into params.yaml, comments kept, if the result is valid.
+
+    Raises
+    ------
+    ParamsError
+        A key does not exist or a value does not fit; the file stays as it is.
+    """
+    tree = read_tree(path)
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        node = tree
+        for name in sections:
+            node = node.setdefault(name, {})
+        held = node.get(last)
+        if isinstance(held, dict) and isinstance(value, dict):
+            for name in [one for one in held if one not in value]:
+                del held[name]
+            held.update(value)
+        else:
+            node[last] = value
+    _validate(tree, str(path))
+    write_tree(path, tree)
 
 
 def json_schema() -> str:

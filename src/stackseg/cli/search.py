@@ -1,0 +1,295 @@
+"""search: find better params by an Optuna study."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stackseg.cli.console import err, figure, next_step, say, study_progress, table, warn
+from stackseg.cli.project import DATA, OUTPUTS, PARAMS_FILE, checkpoints_folder, load_params
+from stackseg.cli.stages import Device
+from stackseg.cli.store import move_lock, ready_store
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+    from stackseg.lifecycle.search import Order
+    from stackseg.lifecycle.space import Space
+    from stackseg.params import Params
+
+PANEL = "Models"
+NUM_SHOWN = 5
+
+
+def attach(app: typer.Typer) -> None:
+    """Add this verb to the command line."""
+    app.command(rich_help_panel=PANEL)(search)
+
+
+def search(
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials that the study shall have, pruned ones too.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make trials, sharing the cores or GPUs.")] = 1,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which no trial begins.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar="STACKSEG_STORAGE",
+            help="Where the study is kept: postgresql://…, grpc://host:port, sqlite:///file; optuna.db by default.",
+        ),
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Its name; search.study of params.yaml by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that is there.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Keep the bundles of so many of the best trials.")] = 1,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the best params into params.yaml.")] = False,
+    register_best: Annotated[
+        bool, typer.Option("--register-best", help="Score the best trial on the test part and register it.")
+    ] = False,
+    data: Annotated[Path, typer.Option(help="Folder of the specimens.")] = DATA,
+    catalog: Annotated[Path, typer.Option(help="The catalogue to read.")] = OUTPUTS / "catalog.json",
+    device: Device = "auto",
+) -> None:
+    """Search params.yaml's `search.space` for better params by an Optuna study.
+
+    The present params are trial 0. Trials are scored on the validation part; the test part is not read. The same
+    command on another machine, with the same --storage, joins in. Ctrl-C ends it, --resume goes on.
+    """
+    from stackseg.lifecycle.search import Order, run_workers
+    from stackseg.lifecycle.space import check_networks, read_space
+    from stackseg.lifecycle.studies import build_pruner, build_sampler, open_study
+    from stackseg.lifecycle.study_runs import close_study_run, study_run
+
+    params = load_params()
+    described, machine = _readable(params, catalog, device, register_best)
+    space = read_space(params)
+    build_pruner(params)
+    build_sampler(space, 0)
+    in_channels = described.num_channels * (2 * params.model.context_slices + 1)
+    with err().status("building every network of the space once"):
+        check_networks(space, in_channels, len(described.classes))
+    root, experiment_id = ready_store(params)
+    name = study or params.search.study
+    checkpoints = checkpoints_folder(root) / "search" / name
+    url, opened = _storage(params, root, storage, checkpoints)
+    found = open_study(opened, name, space, described, resume=resume)
+    parent = study_run(found, experiment_id, move_lock(root))
+    folder = OUTPUTS / "search" / name
+    order = Order(
+        params=params,
+        catalog=described,
+        data=data,
+        root=root,
+        url=url,
+        study=name,
+        folder=folder,
+        checkpoints=checkpoints,
+        parent_run=parent,
+        machine=machine,
+        num_trials=trials,
+        num_workers=workers,
+        num_kept=top,
+        deadline=None if timeout is None else time.time() + timeout,
+    )
+    status = "FAILED"
+    try:
+        with ShownStudy(order, found) as shown:
+            run_workers(order, found, shown.update)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        say(f"interrupted; `stackseg search --trials {trials} --resume` goes on")
+        raise
+    finally:
+        close_study_run(found, parent, experiment_id, status)
+    _finish(found, space, order, apply=apply, register_best=register_best)
+
+
+def _readable(params: Params, catalog: Path, device: str, register_best: bool) -> tuple[Any, Any]:
+    from stackseg.errors import ParamsError
+    from stackseg.imaging.catalog import read_catalog
+    from stackseg.learning.devices import pick_device
+    from stackseg.learning.training import Machine
+
+    if register_best and params.search.folds is not None:
+        raise ParamsError(
+            "--register-best with search.folds: a trial has one bundle per fold",
+            expected="one bundle",
+            where="search.folds",
+            remedy="use --apply, then `dvc repro`: it trains on the whole training part and registers that",
+        )
+    pick_device(device)
+    return read_catalog(catalog), Machine(device=device)
+
+
+def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -> tuple[str, Any]:
+    from stackseg.lifecycle.study_storage import has_heartbeat, open_storage, storage_url
+    from stackseg.lifecycle.trials import stale_callback
+
+    url = storage_url(root, given)
+    opened = open_storage(
+        url,
+        root=root,
+        heartbeat=params.search.heartbeat,
+        on_stale=stale_callback(checkpoints),
+    )
+    if not has_heartbeat(opened):
+        kind = "a journal file" if url.startswith("journal:") else "a gRPC proxy"
+        torn = " and a line torn by a full disk spoils the study" if url.startswith("journal:") else ""
+        warn(f"{kind} knows no heartbeat: a trial whose worker dies stays running{torn}")
+    return url, opened
+
+
+class ShownStudy:
+    """The progress of a study: trials done, pruned, the best so far, time left."""
+
+    def __init__(self, order: Order, study: Study) -> None:
+        self._order = order
+        self._study = study
+        self._told: set[int] = set()
+
+    def __enter__(self) -> ShownStudy:
+        trials = self._study.get_trials(deepcopy=False)
+        self._told = {one.number for one in trials if one.state.is_finished()}
+        self._progress = study_progress()
+        self._task = self._progress.add_task(
+            self._study.study_name, total=self._order.num_trials, best="-", pruned=0, running=0
+        )
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def update(self, trials: Sequence[FrozenTrial]) -> None:
+        """Move the bar; without a terminal, a line per trial that has ended."""
+        from stackseg.lifecycle.studies import best_trials, standing_of
+
+        standing = standing_of(trials)
+        best = best_trials(self._study) if standing.num_complete else []
+        shown = f"{figure(_iou(self._study, best[0]))} (trial {best[0].number})" if best else "-"
+        self._progress.update(
+            self._task,
+            completed=min(standing.num_finished, self._order.num_trials),
+            best=shown,
+            pruned=standing.num_pruned,
+            running=standing.num_running,
+        )
+        for one in trials:
+            if one.state.is_finished() and one.number not in self._told:
+                self._told.add(one.number)
+                if not self._progress.console.is_terminal:
+                    say(f"trial {one.number}: {_outcome(self._study, one)}; best {shown}")
+
+
+def _finish(study: Study, space: Space, order: Order, *, apply: bool, register_best: bool) -> None:
+    """Show what the study came to, and leave its results."""
+    from stackseg.errors import ModelError
+    from stackseg.lifecycle.studies import best_trials, standing_of
+    from stackseg.lifecycle.study_results import write_best_params, write_queue
+    from stackseg.params.file import write_values
+
+    trials = study.get_trials(deepcopy=False)
+    standing = standing_of(trials)
+    best = best_trials(study)
+    if not best:
+        failed = [one for one in trials if "failure" in one.user_attrs]
+        if failed:
+            raise ModelError(
+                f"all {len(failed)} trials failed; the last one said: {failed[-1].user_attrs['failure']}",
+                where=f"study {study.study_name}",
+                remedy="mend params.yaml and begin another study",
+            )
+        say("no trial was finished")
+        return
+    _show_best(study, space, best)
+    _show_worth(study)
+    queue = order.folder / "queue.sh"
+    write_queue(queue, best[: max(order.num_kept, NUM_SHOWN)], space)
+    values = write_best_params(OUTPUTS / "best_params.yaml", study, best[0], space)
+    say(
+        f"{standing.num_complete} complete, {standing.num_pruned} pruned, {standing.num_failed} failed; best: trial "
+        f"{best[0].number}, {OUTPUTS / 'best_params.yaml'} has its params, {queue} queues the best as experiments"
+    )
+    if register_best:
+        _register(order, best[0], space)
+    if apply:
+        write_values(PARAMS_FILE, values)
+        say(f"{PARAMS_FILE} has the params of trial {best[0].number}; commit it once `dvc repro` has shown them good")
+        next_step("dvc repro, which trains for the record and scores on the test part")
+    else:
+        next_step(f"stackseg search --trials {order.num_trials} --resume --apply, then dvc repro; or mlflow ui")
+
+
+def _register(order: Order, best: FrozenTrial, space: Space) -> None:
+    from stackseg.aside import write_text_aside
+    from stackseg.cli.registry import register_outputs
+    from stackseg.cli.stages import score_bundle
+    from stackseg.errors import DataError
+    from stackseg.lifecycle.trials import trial_folder
+
+    folder = trial_folder(order.folder, best.number)
+    if not (folder / "model").is_dir():
+        raise DataError(
+            f"the bundle of trial {best.number} is not here: it was made on {best.user_attrs.get('host')}, or removed",
+            expected="the bundle of the best trial",
+            where=str(folder),
+            remedy="register it there; or use --apply, then `dvc repro`",
+        )
+    params = space.present.override(space.overrides(best.params), f"trial {best.number}")
+    write_text_aside(folder / "catalog.json", order.catalog.model_dump_json(indent=1) + "\n")
+    score_bundle(
+        params, order.catalog, data=order.data, model=folder / "model", out=folder, device=order.machine.device
+    )
+    register_outputs(params, data=order.data, out=folder)
+
+
+def _show_best(study: Study, space: Space, best: Sequence[FrozenTrial]) -> None:
+    names = space.present.search.objectives
+    keys = [one.key for one in space.dimensions]
+    rows = []
+    for one in best[:NUM_SHOWN]:
+        values = [
+            _shown(value, digits=4 if name == "mean_iou" else 1) for name, value in zip(names, one.values, strict=True)
+        ]
+        minutes = "" if one.duration is None else f"{one.duration.total_seconds() / 60:.1f}"
+        rows.append([str(one.number), *values, minutes, *(_param(one.params.get(key, "")) for key in keys)])
+    title = "best trials" if len(names) == 1 else "Pareto front"
+    table(f"{title} of study {study.study_name}", ("trial", *names, "min", *keys), rows, whole=("trial", *names))
+
+
+def _show_worth(study: Study) -> None:
+    from stackseg.lifecycle.study_runs import importances
+
+    worth = importances(study)
+    if worth:
+        table(
+            "what each parameter was worth (share of the variance of the mean IoU)",
+            ("parameter", "share"),
+            [(key, f"{value:.2f}") for key, value in worth.items()],
+        )
+
+
+def _outcome(study: Study, one: FrozenTrial) -> str:
+    if one.values:
+        return figure(_iou(study, one)) if one.state.name == "COMPLETE" else f"pruned at {figure(one.value)}"
+    return str(
+        one.user_attrs.get("failure") or ("interrupted" if "interrupted" in one.user_attrs else one.state.name.lower())
+    )
+
+
+def _iou(study: Study, one: FrozenTrial) -> float:
+    from stackseg.lifecycle.studies import objective_place
+
+    return float(one.values[objective_place(study)])
+
+
+def _shown(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}"
+
+
+def _param(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

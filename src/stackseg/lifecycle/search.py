@@ -1,0 +1,221 @@
+"""A search: worker processes that make trials until the study has enough of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import optuna
+import torch
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from stackseg.errors import MachineError, StacksegError
+from stackseg.imaging.catalog import Catalog
+from stackseg.learning.training import Machine
+from stackseg.lifecycle.address import shown_uri
+from stackseg.lifecycle.space import read_space
+from stackseg.lifecycle.store import prepare_store
+from stackseg.lifecycle.studies import build_sampler, load_study, standing_of
+from stackseg.lifecycle.study_storage import (
+    as_storage_error,
+    has_heartbeat,
+    is_storage_error,
+    open_storage,
+    storage_errors,
+)
+from stackseg.lifecycle.trials import Bench, TrialError, make_trial, stale_callback, tidy_bundles
+from stackseg.params import Params
+
+POLL_S = 1.0
+# a worker that is told to end has one step to finish and a run to close
+_ENDING_S = 60
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a search is told; each worker process gets a copy."""
+
+    params: Params
+    catalog: Catalog
+    data: Path
+    root: Path
+    url: str
+    study: str
+    folder: Path
+    checkpoints: Path
+    parent_run: str
+    machine: Machine
+    num_trials: int
+    num_workers: int
+    num_kept: int
+    deadline: float | None
+    """Seconds since the epoch after which no trial begins."""
+
+
+def run_workers(order: Order, study: Study, on_change: Callable[[Sequence[FrozenTrial]], None]) -> None:
+    """Start the workers, tell of every change of the study, and return when they have ended.
+
+    Parameters
+    ----------
+    order
+        What to do.
+    study
+        The study, to be watched.
+    on_change
+        Called with all trials, about once a second.
+
+    Raises
+    ------
+    StacksegError
+        A worker met an error that is not of one trial; the others have been ended, and their trials handed back.
+    KeyboardInterrupt
+        The search was interrupted; workers and runs are closed.
+    """
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    workers: list[tuple[BaseProcess, Connection]] = []
+    former = signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends before it takes a machine away
+    try:
+        # an interrupt from the terminal is for this process, which passes it on, once
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for place in range(order.num_workers):
+            ours, theirs = context.Pipe(duplex=False)
+            arguments = (order, place, os.getpid(), theirs, stop)
+            process = context.Process(target=_work, args=arguments, name=f"worker {place}")
+            process.start()
+            theirs.close()
+            workers.append((process, ours))
+        signal.signal(signal.SIGINT, interrupt)
+        while any(process.is_alive() for process, _ in workers):
+            with storage_errors(shown_uri(order.url)):
+                on_change(study.get_trials(deepcopy=False))
+            _raise_told(workers)
+            time.sleep(POLL_S)
+        _raise_told(workers)
+        with storage_errors(shown_uri(order.url)):
+            trials = study.get_trials(deepcopy=False)
+        on_change(trials)
+        _require_ended_well(workers, standing_of(trials).num_finished, order.num_trials)
+    finally:
+        stop.set()
+        _end_all(workers)
+        signal.signal(signal.SIGTERM, former)
+
+
+def _work(order: Order, place: int, parent_process: int, told: Connection, stop: Event) -> None:
+    """Make trials until there are enough; the body of a worker process."""
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    torch.set_num_threads(max(1, _num_cores() // order.num_workers))
+    try:
+        _make_trials(order, place, parent_process, stop)
+    except KeyboardInterrupt:
+        pass
+    except StacksegError as error:
+        told.send(error)
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        told.send(as_storage_error(error, shown_uri(order.url)))
+
+
+def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> None:
+    ready = prepare_store(order.root, experiment=order.params.project.experiment)
+    space = read_space(order.params)
+    storage = open_storage(
+        order.url,
+        root=order.root,
+        heartbeat=order.params.search.heartbeat,
+        on_stale=stale_callback(order.checkpoints),
+    )
+    study = load_study(storage, order.study, order.params, build_sampler(space, place))
+    bench = Bench(
+        space=space,
+        catalog=order.catalog,
+        data=order.data,
+        folder=order.folder,
+        checkpoints=order.checkpoints,
+        experiment_id=ready.experiment_id,
+        parent_run=order.parent_run,
+        machine=replace(order.machine, device=_device(order.machine.device, place)),
+        num_trials=order.num_trials,
+        num_kept=order.num_kept,
+        parent_process=parent_process,
+    )
+    while not stop.is_set() and (order.deadline is None or time.time() < order.deadline):
+        standing = standing_of(study.get_trials(deepcopy=False))
+        if standing.num_finished >= order.num_trials or os.getppid() != parent_process:
+            return
+        if standing.num_finished + standing.num_running >= order.num_trials:
+            # the last ones are being made: should their workers die, they are taken up here
+            if not has_heartbeat(storage):
+                return
+            optuna.storages.fail_stale_trials(study)
+            time.sleep(POLL_S)
+            continue
+        study.optimize(lambda trial: make_trial(trial, bench), n_trials=1, catch=(TrialError,))
+        tidy_bundles(study, order.folder, order.num_kept)
+
+
+def _device(asked: str, place: int) -> str:
+    """Return the device of one worker: each takes the next GPU, where none is named."""
+    if asked == "cpu" or ":" in asked or not torch.cuda.is_available():
+        return asked
+    return f"cuda:{place % torch.cuda.device_count()}"
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _raise_told(workers: Sequence[tuple[BaseProcess, Connection]]) -> None:
+    for _, ours in workers:
+        if ours.poll():
+            try:
+                raise ours.recv()
+            except EOFError:  # its process has ended without a word
+                continue
+
+
+def _require_ended_well(workers: Sequence[tuple[BaseProcess, Connection]], num_finished: int, num_trials: int) -> None:
+    ended = [process for process, _ in workers if process.exitcode]
+    if not ended or num_finished >= num_trials:
+        return
+    code = ended[0].exitcode or 0
+    cause = f"was ended by signal {-code} (9: often for want of memory)" if code < 0 else f"ended with exit code {code}"
+    raise MachineError(
+        f"{ended[0].name} {cause}; {num_finished} of {num_trials} trials are finished",
+        where="stackseg search",
+        remedy="--resume goes on; fewer --workers, or a smaller train.batch_size, need less memory",
+    )
+
+
+def _end_all(workers: Sequence[tuple[BaseProcess, Connection]]) -> None:
+    alive = [process for process, _ in workers if process.is_alive() and process.pid is not None]
+    for process in alive:
+        os.kill(process.pid, signal.SIGINT)  # type: ignore[arg-type]
+    for process in alive:
+        process.join(_ENDING_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    for _, ours in workers:
+        ours.close()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> Any:
+    raise KeyboardInterrupt

@@ -1,0 +1,303 @@
+"""A study: created once, known again, and how many of its trials are done."""
+
+from __future__ import annotations
+
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import optuna
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+    ThresholdPruner,
+)
+from optuna.samplers import (
+    BaseSampler,
+    BruteForceSampler,
+    CmaEsSampler,
+    GPSampler,
+    GridSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from stackseg.errors import ParamsError, StoreError
+from stackseg.imaging.catalog import Catalog
+from stackseg.learning.bundling import trained_with
+from stackseg.learning.code import code_digest
+from stackseg.lifecycle.space import Space
+from stackseg.params import Params
+
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
+    "tpe": TPESampler,
+    "gp": GPSampler,
+    "cmaes": CmaEsSampler,
+    "nsgaii": NSGAIISampler,
+    "nsgaiii": NSGAIIISampler,
+    "random": RandomSampler,
+    "qmc": QMCSampler,
+    "grid": GridSampler,
+    "brute_force": BruteForceSampler,
+}
+PRUNERS: dict[str, Callable[..., BasePruner]] = {
+    "none": NopPruner,
+    "successive_halving": SuccessiveHalvingPruner,
+    "hyperband": HyperbandPruner,
+    "median": MedianPruner,
+    "percentile": PercentilePruner,
+    "threshold": ThresholdPruner,
+}
+DIRECTIONS = {
+    "mean_iou": StudyDirection.MAXIMIZE,
+    "ms_per_megapixel": StudyDirection.MINIMIZE,
+    "parameters": StudyDirection.MINIMIZE,
+}
+Made = TypeVar("Made")
+# attributes of a study
+IDENTITY, STUDY_ID = "stackseg.identity", "stackseg.id"
+# attributes of a trial that did not count, and why
+INTERRUPTED, SURPLUS = "interrupted", "surplus"
+FAILURE, RUN_ID, FOLD_SCORES = "failure", "run_id", "fold_scores"
+# a study between two trials is still at work
+_PAUSE_S = 3
+_CREATION_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is: trials that count as finished by their state, those at work, and the best value."""
+
+    num_complete: int
+    num_pruned: int
+    num_failed: int
+    num_running: int
+
+    @property
+    def num_finished(self) -> int:
+        """Trials that are done with; interrupted ones, and ones that another worker took up, are not among them."""
+        return self.num_complete + self.num_pruned + self.num_failed
+
+
+def standing_of(trials: Sequence[FrozenTrial]) -> Standing:
+    """Count trials by how they ended."""
+    taken_up = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
+    done_with = [one for one in trials if one.state == TrialState.FAIL and one.number not in taken_up]
+    states = [one.state for one in trials]
+    return Standing(
+        num_complete=states.count(TrialState.COMPLETE),
+        num_pruned=states.count(TrialState.PRUNED),
+        num_failed=sum(not (INTERRUPTED in one.user_attrs or SURPLUS in one.user_attrs) for one in done_with),
+        num_running=states.count(TrialState.RUNNING),
+    )
+
+
+def open_study(
+    storage: BaseStorage, name: str, space: Space, catalog: Catalog, *, resume: bool, sampler: BaseSampler | None = None
+) -> Study:
+    """Create a study with the present params as its first trial, or join the one of that name.
+
+    Parameters
+    ----------
+    storage, name
+        Where it is kept, and its name.
+    space, catalog
+        What is searched, and on which planes: a stored study must be about the same.
+    resume
+        Whether one that is there may be gone on with although nobody is at work on it.
+    sampler
+        Optuna's default if None; only workers need theirs.
+
+    Raises
+    ------
+    StoreError
+        It is there and nobody resumes it, is not there to be resumed, or is about something else.
+    """
+    params = space.present
+    identity = identity_of(space, catalog)
+    pruner = build_pruner(params)
+    exists = name in optuna.get_all_study_names(storage)
+    if resume and not exists:
+        raise StoreError(
+            f"there is no study '{name}' to go on with", where="--resume", remedy="leave --resume out to begin it"
+        )
+    if not exists:
+        try:
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                directions=[DIRECTIONS[one] for one in params.search.objectives],
+                sampler=sampler,
+                pruner=pruner,
+            )
+        except optuna.exceptions.DuplicatedStudyError:
+            pass  # another machine was quicker
+        else:
+            study.set_metric_names(list(params.search.objectives)) if len(params.search.objectives) > 1 else None
+            study.enqueue_trial(space.first_trial())
+            study.set_user_attr(IDENTITY, identity)
+            study.set_user_attr(STUDY_ID, uuid.uuid4().hex)  # the last step: the others wait for it
+            return study
+    study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+    _wait_until_created(study)
+    _require_same(study, identity)
+    if exists and not resume and not _is_at_work(study):
+        standing = standing_of(study.get_trials(deepcopy=False))
+        raise StoreError(
+            f"the study '{name}' is there already, with {standing.num_finished} finished trials",
+            where="--study",
+            remedy="--resume goes on with it, --study NAME begins another",
+        )
+    return study
+
+
+def load_study(storage: BaseStorage, name: str, params: Params, sampler: BaseSampler) -> Study:
+    """Return a study that is known to be there, for a worker."""
+    return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=build_pruner(params))
+
+
+def identity_of(space: Space, catalog: Catalog) -> dict[str, Any]:
+    """Return what all trials of a study have in common: with anything else, their values could not be compared."""
+    params = space.present
+    # a key that counts only at times holds params.yaml's value at others
+    varied = [key for key, entry in params.search.space.items() if not entry.when]
+    fixed = {
+        key: value
+        for key, value in _flat(trained_with(params))
+        if not any(key == one or key.startswith(f"{one}.") for one in varied)
+    }
+    return {
+        "space": space.describe(),
+        "objectives": list(params.search.objectives),
+        "folds": params.search.folds,
+        "fixed": fixed,
+        "catalog": catalog.digest(),
+        "code": code_digest(),
+    }
+
+
+def build_sampler(space: Space, worker: int) -> BaseSampler:
+    """Return the sampler of `search.sampler`; each worker draws other numbers.
+
+    Raises
+    ------
+    ParamsError
+        Its arguments are not Optuna's.
+    """
+    chosen = space.present.search.sampler
+    arguments: dict[str, Any] = {"seed": space.present.seed + worker, **chosen.arguments}
+    if chosen.name == "grid":
+        arguments["search_space"] = space.grid()
+    if chosen.name == "brute_force":
+        space.grid()  # refuses ranges without a step
+    return _made(SAMPLERS[chosen.name], arguments, "search.sampler.arguments")
+
+
+def build_pruner(params: Params) -> BasePruner:
+    """Return the pruner of `search.pruner`; its steps are epochs.
+
+    Raises
+    ------
+    ParamsError
+        Its arguments are not Optuna's.
+    """
+    chosen, train = params.search.pruner, params.train
+    defaults: dict[str, Any] = {}
+    if chosen.name in ("successive_halving", "hyperband"):
+        # Optuna would guess these from the first trial that ends, and prune nothing until then
+        defaults["min_resource"] = train.validate_every
+    if chosen.name == "hyperband":
+        defaults["max_resource"] = train.epochs
+    return _made(PRUNERS[chosen.name], defaults | dict(chosen.arguments), "search.pruner.arguments")
+
+
+def _made(kind: Callable[..., Made], arguments: Mapping[str, Any], where: str) -> Made:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            return kind(**arguments)
+        except (TypeError, ValueError) as error:
+            text = " ".join(str(error).split())
+            raise ParamsError(text, where=where, remedy="see Optuna's documentation of it for its arguments") from None
+        except ImportError as error:
+            raise ParamsError(
+                str(error).splitlines()[0], where=where.rpartition(".")[0], remedy="install it, or choose another"
+            ) from None
+
+
+def best_trials(study: Study) -> list[FrozenTrial]:
+    """Return the completed trials, best first; with several objectives the Pareto front, by mean IoU."""
+    if len(study.directions) > 1:
+        place = objective_place(study)
+        return sorted(study.best_trials, key=lambda one: -one.values[place])
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
+    return sorted(complete, key=lambda one: (sign * (one.value or 0.0), one.number))
+
+
+def objective_place(study: Study) -> int:
+    """Return which of a study's objectives is the mean IoU, the only one to be maximised."""
+    return study.directions.index(StudyDirection.MAXIMIZE)
+
+
+def _wait_until_created(study: Study) -> None:
+    deadline = time.monotonic() + _CREATION_TIMEOUT_S
+    while STUDY_ID not in study.user_attrs:
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"the study '{study.study_name}' was not made by stackseg, or left half-made",
+                where="--study",
+                remedy=f"choose another name, or type `optuna delete-study --study-name {study.study_name}`",
+            )
+        time.sleep(0.2)
+
+
+def _require_same(study: Study, identity: Mapping[str, Any]) -> None:
+    stored = study.user_attrs.get(IDENTITY, {})
+    names = {"catalog": "the catalogue (data, split or intensity)", "code": "the code of stackseg"}
+    for part in ("space", "objectives", "folds", "fixed", "catalog", "code"):
+        found, expected = identity[part], stored.get(part)
+        if found == expected:
+            continue
+        what = names.get(part, f"search.{part}")
+        if part in ("space", "fixed"):
+            old = expected or {}
+            key = next(key for key in sorted({*found, *old}) if found.get(key) != old.get(key))
+            what = f"search.space.{key}" if part == "space" else key
+            found, expected = found.get(key), old.get(key)
+        shown = "" if part in names else f" is {found}"
+        raise StoreError(
+            f"{what}{shown or ' has changed'} since study '{study.study_name}' began",
+            expected="" if part in names else str(expected),
+            where="params.yaml" if part not in names else "--study",
+            remedy="set it back, or begin another study with --study NAME: its trials could not be compared with these",
+        )
+
+
+def _is_at_work(study: Study) -> bool:
+    deadline = time.monotonic() + _PAUSE_S
+    while time.monotonic() < deadline:
+        if study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        pairs.extend(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
+    return pairs

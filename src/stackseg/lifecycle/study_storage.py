@@ -1,0 +1,200 @@
+"""Where studies are kept: a database in the project by default, or whatever an address names."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import optuna
+import psutil
+import sqlalchemy
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from stackseg.errors import StacksegError, StoreError
+from stackseg.lifecycle.address import database_file, shown_uri, sqlite_uri
+from stackseg.lifecycle.faults import store_lock
+
+DATABASE_NAME = "optuna.db"
+# a worker that has been silent for so many heartbeats is taken for dead
+GRACE = 4
+BUSY_TIMEOUT_S = 60
+NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "sshfs", "lustre", "beegfs", "gpfs", "afs", "ceph", "glusterfs", "9p")
+# any number that no other program locks
+_ADVISORY_LOCK = 7_239_651
+_REMEDIES = (
+    ("is full", "free some disk space, then go on with --resume"),
+    ("no space left", "free some disk space, then go on with --resume"),
+    ("disk i/o error", "check that the disk is neither full nor failing, then go on with --resume"),
+    ("not a database", "put a backup in its place, or move it aside: a new one is made by the next search"),
+    ("malformed", "put a backup in its place, or move it aside: a new one is made by the next search"),
+    ("no module named 'psycopg", 'pip install "stackseg[postgresql]"'),
+    ("no module named 'grpc", 'pip install "stackseg[grpc]"'),
+    ("locked", "wait for the other processes that use it, then go on with --resume"),
+    ("readonly", "give yourself write permission there, or name another --storage"),
+    ("read-only", "give yourself write permission there, or name another --storage"),
+    ("unable to open", "check that the folder is there and yours to write, or name another --storage"),
+    ("connection", "start the server, or correct --storage"),
+    ("could not", "start the server, or correct --storage"),
+    ("unavailable", "start the server, or correct --storage"),
+)
+
+StaleCallback = Callable[[Study, FrozenTrial], None]
+
+
+def storage_url(root: Path, given: str | None) -> str:
+    """Return the address of the study storage: as given, paths counted from the project's root, or the default."""
+    if given is None:
+        return sqlite_uri(root / DATABASE_NAME)
+    if given.startswith("sqlite"):
+        scheme, _, rest = given.partition(":")
+        return sqlite_uri(root / rest.removeprefix("///"), scheme)
+    if given.startswith("postgresql:"):  # SQLAlchemy would take it for another driver's
+        return given.replace("postgresql:", "postgresql+psycopg:", 1)
+    if given.startswith("journal:"):
+        return f"journal:{root / given.removeprefix('journal:').removeprefix('//')}"
+    if "://" not in given:
+        raise StoreError(
+            f"{given} is no address",
+            expected="sqlite:///optuna.db, postgresql://…, grpc://host:port or journal:file",
+            where="--storage",
+        )
+    return given
+
+
+def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallback) -> BaseStorage:
+    """Open a storage, creating its tables once, however many processes and machines ask at the same moment.
+
+    Parameters
+    ----------
+    url
+        As `storage_url` gives it.
+    root
+        The project; the lock lies beside the database.
+    heartbeat
+        Seconds between signs of life of a running trial.
+    on_stale
+        Called with each trial whose worker has died.
+
+    Raises
+    ------
+    StoreError
+        It cannot be reached, read or written, or lies on a network file system.
+    """
+    with storage_errors(shown_uri(url)):
+        if url.startswith("grpc://"):
+            host, _, port = url.removeprefix("grpc://").rstrip("/").partition(":")
+            proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
+            proxy.wait_server_ready(timeout=10)
+            return proxy
+        if url.startswith("journal:"):
+            return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+        file = database_file(url)
+        arguments = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if file is not None else {"pool_pre_ping": True}
+
+        def connect() -> RDBStorage:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return RDBStorage(
+                    url,
+                    engine_kwargs=arguments,
+                    heartbeat_interval=heartbeat,
+                    grace_period=GRACE * heartbeat,
+                    heartbeat_stale_trial_callback=on_stale,
+                )
+
+        if file is not None:
+            _refuse_network(file)
+            with store_lock(file.with_name(f"{file.name}.lock")):
+                _switch_to_wal(url)
+                return connect()
+        with _advisory_lock(url):
+            return connect()
+
+
+def has_heartbeat(storage: BaseStorage) -> bool:
+    """Return whether a trial whose worker has died is found out and taken up by another."""
+    return isinstance(storage, RDBStorage)
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn what Optuna, SQLAlchemy, their drivers and gRPC raise inside into a one-line StoreError."""
+    try:
+        yield
+    except StacksegError:
+        raise
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        raise as_storage_error(error, where) from error
+
+
+def is_storage_error(error: Exception) -> bool:
+    """Return whether an exception comes from a study storage."""
+    module = type(error).__module__
+    own = isinstance(error, optuna.exceptions.StorageInternalError | sqlalchemy.exc.SQLAlchemyError | ImportError)
+    return own or isinstance(error, OSError) or module.startswith(("grpc", "psycopg"))
+
+
+def as_storage_error(error: Exception, where: str) -> StoreError:
+    """Return an exception of a study storage as one line with a remedy."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not str(cause.__cause__).startswith("("):
+        cause = cause.__cause__
+    text = (str(cause).splitlines() or [type(cause).__name__])[0][:300]
+    remedy = next((remedy for sign, remedy in _REMEDIES if sign in str(error).lower() + text.lower()), "")
+    return StoreError(f"the study storage failed: {text}", where=where, remedy=remedy)
+
+
+@contextmanager
+def _advisory_lock(url: str) -> Iterator[None]:
+    """Hold PostgreSQL's lock of this name; other databases have none."""
+    if not url.startswith("postgresql"):
+        yield
+        return
+    engine = sqlalchemy.create_engine(url)
+    try:
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_ADVISORY_LOCK})"))
+            yield
+    finally:
+        engine.dispose()
+
+
+def _switch_to_wal(url: str) -> None:
+    engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    try:
+        with closing(engine.raw_connection()) as connection:
+            mode = connection.cursor().execute("PRAGMA journal_mode = wal").fetchone()[0]
+    finally:
+        engine.dispose()
+    if mode != "wal":
+        raise StoreError(
+            f"sqlite's WAL mode is not possible here (journal mode {mode})",
+            expected="a local disk",
+            where=shown_uri(url),
+            remedy="name a server: --storage postgresql://…",
+        )
+
+
+def _refuse_network(file: Path) -> None:
+    if not file.parent.is_dir():
+        raise StoreError("no such folder", where=str(file.parent), remedy="make it, or correct --storage")
+    if not os.access(file.parent, os.W_OK):
+        raise StoreError("cannot be written", where=str(file.parent), remedy="give yourself write permission there")
+    folder = file.parent.resolve()
+    mounts = [one for one in psutil.disk_partitions(all=True) if folder.is_relative_to(one.mountpoint)]
+    nearest = max(mounts, key=lambda one: len(one.mountpoint), default=None)
+    if nearest is not None and any(sign in nearest.fstype.lower() for sign in NETWORK_FILE_SYSTEMS):
+        raise StoreError(
+            f"a network file system ({nearest.fstype}), on which sqlite loses trials",
+            expected="a local disk",
+            where=str(folder),
+            remedy="name a server: --storage postgresql://…, or grpc://… in front of one machine's database",
+        )

@@ -1,0 +1,315 @@
+"""One trial: the same train() with other params, logged to a run of its own under the study's."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import torch
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from optuna import TrialPruned
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from stackseg.errors import DataError, ModelError, ParamsError, is_out_of_memory
+from stackseg.imaging.catalog import Catalog, fold_catalog
+from stackseg.learning.bundle import load_bundle
+from stackseg.learning.callbacks import EpochReport, TrainingStart, TrainingStopped
+from stackseg.learning.devices import pick_device
+from stackseg.learning.training import Machine, TrainingResult
+from stackseg.lifecycle.promotion import measure_speed
+from stackseg.lifecycle.runs import MAX_TAG, find_run, log_metrics
+from stackseg.lifecycle.space import Space
+from stackseg.lifecycle.studies import (
+    FAILURE,
+    FOLD_SCORES,
+    INTERRUPTED,
+    RUN_ID,
+    SURPLUS,
+    best_trials,
+    standing_of,
+)
+from stackseg.lifecycle.training_runs import train_and_log
+from stackseg.params import Params
+
+
+class TrialError(Exception):
+    """A trial that could not be trained with its params; the study goes on without it."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where trials are made: the data, the run of the study, and the folder of the trials' bundles."""
+
+    space: Space
+    catalog: Catalog
+    data: Path
+    folder: Path
+    checkpoints: Path
+    experiment_id: str
+    parent_run: str
+    machine: Machine
+    num_trials: int
+    num_kept: int
+    parent_process: int
+
+
+def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
+    """Train with what the trial suggests, and return its values.
+
+    Raises
+    ------
+    TrialPruned
+        The pruner, or the folds so far, say that it is not worth going on.
+    TrialError
+        It cannot be trained so: impossible params, a loss that is no number, out of memory.
+    """
+    _refuse_surplus(trial, bench)
+    trial.set_user_attr(RUN_ID, None)  # a trial that is made once more still has that of the one before
+    started = time.perf_counter()
+    follower = _Follower(trial, bench.parent_process)
+    try:
+        values = _values(trial, bench, follower)
+    except TrialPruned:
+        _end(trial, "pruned", started)
+        raise
+    except KeyboardInterrupt:
+        _hand_back(trial)
+        _end(trial, "interrupted", started)
+        raise
+    except (ModelError, ParamsError, torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, ModelError | ParamsError) and not is_out_of_memory(error):
+            _hand_back(trial)
+            raise
+        message = "out of memory" if is_out_of_memory(error) else str(error)
+        trial.set_user_attr(FAILURE, message)
+        _end(trial, "failed", started, message)
+        raise TrialError(message) from None
+    except Exception:
+        # a full disk, a lost server: not the trial's fault
+        _hand_back(trial)
+        raise
+    finally:
+        shutil.rmtree(bench.checkpoints / _folder_name(trial.number), ignore_errors=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+    objectives = bench.space.present.search.objectives
+    run_id = trial.user_attrs[RUN_ID]
+    log_metrics(run_id, {f"objective/{name}": value for name, value in zip(objectives, values, strict=True)})
+    _end(trial, "complete", started)
+    return values[0] if len(values) == 1 else values
+
+
+def trial_folder(bench_folder: Path, number: int) -> Path:
+    """Return where a trial's bundle is."""
+    return bench_folder / _folder_name(number)
+
+
+def tidy_bundles(study: Study, folder: Path, num_kept: int) -> None:
+    """Remove the folders of trials that are done and not among the best."""
+    kept = {one.number for one in best_trials(study)[: max(1, num_kept)]}
+    for one in study.get_trials(deepcopy=False):
+        if one.state.is_finished() and one.number not in kept:
+            shutil.rmtree(trial_folder(folder, one.number), ignore_errors=True)
+
+
+def stale_callback(checkpoints: Path) -> Callable[[Study, FrozenTrial], None]:
+    """Return what is done about a trial whose worker has died: its run is closed, and it is queued once more."""
+    retry = RetryHeartbeatStaleTrialCallback(max_retry=1)
+
+    def close_and_retry(study: Study, trial: FrozenTrial) -> None:
+        run_id = trial.user_attrs.get(RUN_ID)
+        if run_id is not None and find_run(run_id) is not None:
+            _close(run_id, "stale", "KILLED", "its worker died")
+        shutil.rmtree(checkpoints / _folder_name(trial.number), ignore_errors=True)
+        retry(study, trial)
+
+    return close_and_retry
+
+
+class _Follower:
+    """Callback that reports epochs to the pruner, and ends the training if the pruner or the search says so."""
+
+    def __init__(self, trial: Trial, parent_process: int) -> None:
+        self._trial = trial
+        self._parent_process = parent_process
+        self.prunes = False
+        self.notes_run = True
+
+    def on_start(self, start: TrainingStart) -> None:
+        """Note the run, so that it can be closed if this process dies."""
+        run = mlflow.active_run()
+        if run is not None and self.notes_run:
+            self._trial.set_user_attr(RUN_ID, run.info.run_id)
+
+    def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
+        """End with the process that started this worker."""
+        if os.getppid() != self._parent_process:
+            raise KeyboardInterrupt
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Report the epoch's score."""
+        if not self.prunes or report.validation_mean_iou is None:
+            return
+        self._trial.report(report.validation_mean_iou, step=report.epoch + 1)
+        if self._trial.should_prune():
+            raise TrainingStopped(f"pruned at epoch {report.epoch + 1}")
+
+
+def _values(trial: Trial, bench: Bench, follower: _Follower) -> tuple[float, ...]:
+    overrides = bench.space.suggest(trial)
+    trial.set_user_attr("host", socket.gethostname())
+    params = bench.space.present.override(overrides, f"trial {trial.number}")
+    search = params.search
+    follower.prunes = len(search.objectives) == 1
+    if search.folds is None:
+        result = _train(trial, bench, params, bench.catalog, follower, trial_folder(bench.folder, trial.number))
+        score = _score(result)
+    else:
+        result, score = _folds(trial, bench, params, follower, search.folds)
+    return tuple(_objective(name, score, result, bench, trial.number) for name in search.objectives)
+
+
+def _train(
+    trial: Trial,
+    bench: Bench,
+    params: Params,
+    catalog: Catalog,
+    follower: _Follower,
+    out: Path,
+    fold: int | None = None,
+) -> TrainingResult:
+    name = f"trial {trial.number}" if fold is None else f"trial {trial.number} fold {fold}"
+    parent = bench.parent_run if fold is None else trial.user_attrs[RUN_ID]
+    tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial": str(trial.number)}
+    try:
+        result = train_and_log(
+            params,
+            catalog,
+            data=bench.data,
+            out=out,
+            checkpoints=bench.checkpoints / _folder_name(trial.number),
+            experiment_id=bench.experiment_id,
+            machine=bench.machine,
+            callbacks=[follower],
+            tags=tags if fold is None else {**tags, "fold": str(fold)},
+        )
+    except TrainingStopped as stop:
+        raise TrialPruned(str(stop)) from None
+    if result is None:
+        raise TypeError("a trial trains in one process")
+    return result
+
+
+def _folds(
+    trial: Trial, bench: Bench, params: Params, follower: _Follower, num_folds: int
+) -> tuple[TrainingResult, float]:
+    """Train the folds in order; a trial that trails the best one on the same folds ends early."""
+    tags = {
+        MLFLOW_PARENT_RUN_ID: bench.parent_run,
+        MLFLOW_RUN_NAME: f"trial {trial.number}",
+        "trial": str(trial.number),
+    }
+    client = MlflowClient()
+    run_id = client.create_run(bench.experiment_id, tags=tags).info.run_id
+    trial.set_user_attr(RUN_ID, run_id)
+    follower.notes_run = False
+    for key, value in trial.params.items():
+        client.log_param(run_id, key, value)
+    scores: list[float] = []
+    for fold in range(num_folds):
+        out = trial_folder(bench.folder, trial.number) / str(fold)
+        catalog = fold_catalog(bench.catalog, bench.data, fold=fold, folds=num_folds)
+        result = _train(trial, bench, params, catalog, follower, out, fold)
+        follower.prunes = False  # the pruner compares the epochs of fold 0
+        scores.append(_score(result))
+        trial.set_user_attr(FOLD_SCORES, scores)
+        mean = sum(scores) / len(scores)
+        log_metrics(run_id, {"folds/mean_iou": scores[-1], "folds/running_mean_iou": mean}, step=fold)
+        best = _best_folds(trial.study)
+        if fold + 1 < num_folds and len(best) == num_folds:
+            behind = sum(best[: fold + 1]) / (fold + 1) - mean
+            if behind > bench.space.present.search.fold_margin:
+                raise TrialPruned(f"pruned after fold {fold}: {behind:.4f} behind the best trial on the same folds")
+    return result, sum(scores) / len(scores)
+
+
+def _best_folds(study: Study) -> list[float]:
+    best = best_trials(study)
+    return list(best[0].user_attrs.get(FOLD_SCORES, [])) if best else []
+
+
+def _score(result: TrainingResult) -> float:
+    score = result.spec.validation.mean_iou
+    if score is None:
+        raise DataError(
+            "the validation part has no labelled pixel", expected="a mean IoU to search by", remedy="change the split"
+        )
+    return score
+
+
+def _objective(name: str, score: float, result: TrainingResult, bench: Bench, number: int) -> float:
+    if name == "mean_iou":
+        return score
+    folder = trial_folder(bench.folder, number)
+    model = folder / "model" if (folder / "model").is_dir() else folder / "0" / "model"
+    bundle = load_bundle(model, pick_device(bench.machine.device))
+    if name == "parameters":
+        network = bundle.inference.network
+        return float(_num_parameters(network))
+    ref, _ = bench.catalog.planes("validation")[0]
+    return measure_speed(bundle, bench.data, ref)
+
+
+def _num_parameters(network: Any) -> int:
+    from stackseg.learning.network import build_network
+
+    built = build_network(network, encoder_weights=None)
+    return sum(one.numel() for one in built.parameters())
+
+
+def _refuse_surplus(trial: Trial, bench: Bench) -> None:
+    """End a trial that began in the same moment as the last one that was asked for."""
+    trials = trial.study.get_trials(deepcopy=False)
+    earlier = sum(one.state == TrialState.RUNNING and one.number < trial.number for one in trials)
+    if standing_of(trials).num_finished + earlier >= bench.num_trials:
+        trial.set_user_attr(SURPLUS, True)
+        raise TrialError("one more than was asked for")
+
+
+def _hand_back(trial: Trial) -> None:
+    """Queue the params of a trial that was interrupted, so that nothing of the study is lost."""
+    trial.set_user_attr(INTERRUPTED, True)
+    if trial.params:
+        trial.study.enqueue_trial(trial.params)
+
+
+def _end(trial: Trial, state: str, started: float, message: str = "") -> None:
+    run_id = trial.user_attrs.get(RUN_ID)
+    if run_id is None:
+        return
+    log_metrics(run_id, {"trial/seconds": time.perf_counter() - started})
+    status = {"complete": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+    _close(run_id, state, status, message)
+
+
+def _close(run_id: str, state: str, status: str, message: str) -> None:
+    client = MlflowClient()
+    client.set_tag(run_id, "trial.state", state)
+    if message:
+        client.set_tag(run_id, "failure", message[:MAX_TAG])
+    client.set_terminated(run_id, status)
+
+
+def _folder_name(number: int) -> str:
+    return f"trial-{number:04d}"
