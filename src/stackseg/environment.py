@@ -1,7 +1,8 @@
-"""The variables that keep the libraries beneath from calling home."""
+"""What keeps the libraries beneath from calling home and from talking over the verbs."""
 
 from __future__ import annotations
 
+import logging
 import os
 
 
@@ -28,3 +29,13 @@ def apply_quiet_environment() -> None:
     """Set these variables for this process and its children, where the user has not set them."""
     for name, value in quiet_environment().items():
         os.environ.setdefault(name, value)
+
+
+def quieten_libraries() -> None:
+    """Keep from the terminal what the verbs say themselves; each process needs it."""
+    # Fabric announces its precision and its processes
+    for module in ("fabric.utilities.rank_zero", "fabric.utilities.distributed", "pytorch.utilities.rank_zero"):
+        logging.getLogger(f"lightning.{module}").setLevel(logging.WARNING)
+    # MLflow prints a traceback of what it then raises, and of each sample that its monitor could not write
+    for module in ("store.db.utils", "system_metrics.system_metrics_monitor"):
+        logging.getLogger(f"mlflow.{module}").setLevel(logging.CRITICAL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ import typer
 from stackseg import __version__
 from stackseg.cli import data, inference, parameters, promotion, registry, search, stages, upkeep
 from stackseg.cli.console import err
-from stackseg.environment import apply_quiet_environment
+from stackseg.environment import apply_quiet_environment, quieten_libraries
 from stackseg.errors import MachineError, StacksegError, is_out_of_memory
 from stackseg.lifecycle.faults import as_store_error, is_store_error
 
@@ -56,7 +55,7 @@ def main(
 def run() -> None:
     """Run the command line: errors that a user can mend become one line and exit code 1."""
     apply_quiet_environment()
-    _quieten_libraries()
+    quieten_libraries()
     first = _first_process()
     try:
         app()
@@ -71,16 +70,6 @@ def run() -> None:
         if known is None:
             raise
         _fail(known)
-
-
-def _quieten_libraries() -> None:
-    """Keep from the terminal what the verbs say themselves."""
-    # Fabric announces its precision and its processes
-    for module in ("fabric.utilities.rank_zero", "fabric.utilities.distributed", "pytorch.utilities.rank_zero"):
-        logging.getLogger(f"lightning.{module}").setLevel(logging.WARNING)
-    # MLflow prints a traceback of what it then raises, and of each sample that its monitor could not write
-    for module in ("store.db.utils", "system_metrics.system_metrics_monitor"):
-        logging.getLogger(f"mlflow.{module}").setLevel(logging.CRITICAL)
 
 
 def _first_process() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,14 +61,17 @@ def search(
     """
     from stackseg.lifecycle.search import Order, run_workers
     from stackseg.lifecycle.space import check_networks, read_space
-    from stackseg.lifecycle.studies import build_pruner, build_sampler, open_study
+    from stackseg.lifecycle.studies import build_pruner, build_sampler, first_seed, most_trials, open_study
     from stackseg.lifecycle.study_runs import close_study_run, study_run
 
     params = load_params()
     described, machine = _readable(params, catalog, device, register_best)
     space = read_space(params)
     build_pruner(params)
-    build_sampler(space, 0)
+    build_sampler(space, first_seed(params))
+    if (most := most_trials(space)) is not None and trials > most:
+        say(f"{params.search.sampler.name} has {most} trials in this space")
+        trials = most
     in_channels = described.num_channels * (2 * params.model.context_slices + 1)
     with err().status("building every network of the space once"):
         check_networks(space, in_channels, len(described.classes))
@@ -75,7 +79,7 @@ def search(
     name = study or params.search.study
     checkpoints = checkpoints_folder(root) / "search" / name
     url, opened = _storage(params, root, storage, checkpoints)
-    found = open_study(opened, name, space, described, resume=resume)
+    found, created = open_study(opened, name, space, described, resume=resume)
     parent = study_run(found, experiment_id, move_lock(root))
     folder = OUTPUTS / "search" / name
     order = Order(
@@ -92,6 +96,8 @@ def search(
         num_trials=trials,
         num_workers=workers,
         num_kept=top,
+        # a sampler that begins anew in a study that is there would draw what was drawn before
+        seed=first_seed(params) if created else secrets.randbelow(2**31),
         deadline=None if timeout is None else time.time() + timeout,
     )
     status = "FAILED"
@@ -267,8 +273,8 @@ def _show_worth(study: Study) -> None:
     worth = importances(study)
     if worth:
         table(
-            "what each parameter was worth (share of the variance of the mean IoU)",
-            ("parameter", "share"),
+            "worth of each",
+            ("parameter", "share of the variance of the mean IoU"),
             [(key, f"{value:.2f}") for key, value in worth.items()],
         )
 

@@ -21,6 +21,7 @@ import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from stackseg.environment import quieten_libraries
 from stackseg.errors import MachineError, StacksegError
 from stackseg.imaging.catalog import Catalog
 from stackseg.learning.training import Machine
@@ -60,6 +61,8 @@ class Order:
     num_trials: int
     num_workers: int
     num_kept: int
+    seed: int
+    """Of the samplers: each worker adds its place."""
     deadline: float | None
     """Seconds since the epoch after which no trial begins."""
 
@@ -118,7 +121,7 @@ def _work(order: Order, place: int, parent_process: int, told: Connection, stop:
     """Make trials until there are enough; the body of a worker process."""
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    quieten_libraries()
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     torch.set_num_threads(max(1, _num_cores() // order.num_workers))
     try:
@@ -142,7 +145,7 @@ def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> 
         heartbeat=order.params.search.heartbeat,
         on_stale=stale_callback(order.checkpoints),
     )
-    study = load_study(storage, order.study, order.params, build_sampler(space, place))
+    study = load_study(storage, order.study, order.params, build_sampler(space, order.seed + place))
     bench = Bench(
         space=space,
         catalog=order.catalog,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any
@@ -104,17 +104,34 @@ class Space:
         )
 
     def networks(self) -> Iterator[dict[str, Any]]:
-        """Yield every combination of architecture and encoder that a trial may come to, with the keys behind it."""
-        named = [one for one in self.dimensions if one.key in ("model.architecture", "model.encoder")]
-        seen = []
-        for values in itertools.product(*(list(_all_values(one)) for one in named)):
-            chosen: dict[str, Any] = {}
-            for one, value in zip(named, values, strict=True):
-                if self._counts(one, chosen):
-                    chosen[one.key] = one.value_of(value)
-            if chosen not in seen:
-                seen.append(chosen)
+        """Yield every combination of architecture and encoder that a trial may come to."""
+        yield from self._points([one for one in self.dimensions if one.key in ("model.architecture", "model.encoder")])
+
+    def num_points(self) -> int:
+        """Return how many points a space of choices and steps has.
+
+        Raises
+        ------
+        ParamsError
+            A range has no step.
+        """
+        return sum(1 for _ in self._points(self.dimensions))
+
+    def _points(self, dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
+        """Yield each combination of values once, as dotted key to value, of the dimensions that count."""
+
+        def below(depth: int, chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            if depth == len(dimensions):
                 yield chosen
+                return
+            one = dimensions[depth]
+            if not self._counts(one, chosen):
+                yield from below(depth + 1, chosen)
+                return
+            for value in _all_values(one):
+                yield from below(depth + 1, {**chosen, one.key: one.value_of(value)})
+
+        yield from below(0, {})
 
 
 def read_space(params: Params) -> Space:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 import warnings
@@ -105,10 +106,10 @@ def standing_of(trials: Sequence[FrozenTrial]) -> Standing:
     )
 
 
-def open_study(
-    storage: BaseStorage, name: str, space: Space, catalog: Catalog, *, resume: bool, sampler: BaseSampler | None = None
-) -> Study:
+def open_study(storage: BaseStorage, name: str, space: Space, catalog: Catalog, *, resume: bool) -> tuple[Study, bool]:
     """Create a study with the present params as its first trial, or join the one of that name.
+
+    Returns the study, and whether it is new.
 
     Parameters
     ----------
@@ -118,8 +119,6 @@ def open_study(
         What is searched, and on which planes: a stored study must be about the same.
     resume
         Whether one that is there may be gone on with although nobody is at work on it.
-    sampler
-        Optuna's default if None; only workers need theirs.
 
     Raises
     ------
@@ -140,7 +139,6 @@ def open_study(
                 storage=storage,
                 study_name=name,
                 directions=[DIRECTIONS[one] for one in params.search.objectives],
-                sampler=sampler,
                 pruner=pruner,
             )
         except optuna.exceptions.DuplicatedStudyError:
@@ -150,8 +148,8 @@ def open_study(
             study.enqueue_trial(space.first_trial())
             study.set_user_attr(IDENTITY, identity)
             study.set_user_attr(STUDY_ID, uuid.uuid4().hex)  # the last step: the others wait for it
-            return study
-    study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+            return study, True
+    study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
     _wait_until_created(study)
     _require_same(study, identity)
     if exists and not resume and not _is_at_work(study):
@@ -161,7 +159,7 @@ def open_study(
             where="--study",
             remedy="--resume goes on with it, --study NAME begins another",
         )
-    return study
+    return study, False
 
 
 def load_study(storage: BaseStorage, name: str, params: Params, sampler: BaseSampler) -> Study:
@@ -189,8 +187,8 @@ def identity_of(space: Space, catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def build_sampler(space: Space, worker: int) -> BaseSampler:
-    """Return the sampler of `search.sampler`; each worker draws other numbers.
+def build_sampler(space: Space, seed: int) -> BaseSampler:
+    """Return the sampler of `search.sampler`, with a seed of its own; see `first_seed`.
 
     Raises
     ------
@@ -198,12 +196,35 @@ def build_sampler(space: Space, worker: int) -> BaseSampler:
         Its arguments are not Optuna's.
     """
     chosen = space.present.search.sampler
-    arguments: dict[str, Any] = {"seed": space.present.seed + worker, **chosen.arguments}
+    arguments: dict[str, Any] = {**chosen.arguments, "seed": seed}
     if chosen.name == "grid":
         arguments["search_space"] = space.grid()
     if chosen.name == "brute_force":
         space.grid()  # refuses ranges without a step
     return _made(SAMPLERS[chosen.name], arguments, "search.sampler.arguments")
+
+
+def first_seed(params: Params) -> int:
+    """Return the seed of a new study's first worker: the sampler's own, or else that of all.
+
+    Raises
+    ------
+    ParamsError
+        It is no whole number.
+    """
+    seed = params.search.sampler.arguments.get("seed", params.seed)
+    if not isinstance(seed, int):
+        raise ParamsError(f"seed is {seed!r}", expected="a whole number", where="search.sampler.arguments")
+    return seed
+
+
+def most_trials(space: Space) -> int | None:
+    """Return how many trials a sampler has that tries every point of the space once; None for all others."""
+    name = space.present.search.sampler.name
+    if name == "brute_force":
+        return space.num_points()
+    # Optuna's grid does not know that the present params were among its points
+    return math.prod(len(values) for values in space.grid().values()) + 1 if name == "grid" else None
 
 
 def build_pruner(params: Params) -> BasePruner:

@@ -149,7 +149,12 @@ def _save(draw: Callable[[], Any], path: Path) -> None:
         first = np.ravel(np.asarray(optuna_axes, dtype=object))[0]
         figure = first.figure if isinstance(first, Axes) else plt.gcf()
         if isinstance(figure, Figure):
-            figure.set_size_inches(11, 6)
+            figure.set_size_inches(12, 6.5)
+            for axes in figure.axes:
+                if path.stem == "slice":  # names of encoders would run into each other
+                    axes.tick_params(axis="x", labelrotation=75)
+                if path.stem == "curves":
+                    axes.set(xlabel="epoch", ylabel="mean IoU, validation", title="trials, epoch by epoch")
             figure.savefig(path, dpi=110, bbox_inches="tight")
         plt.close("all")
 

@@ -86,6 +86,7 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
     StoreError
         It cannot be reached, read or written, or lies on a network file system.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it would tell of every trial
     with storage_errors(shown_uri(url)):
         if url.startswith("grpc://"):
             host, _, port = url.removeprefix("grpc://").rstrip("/").partition(":")

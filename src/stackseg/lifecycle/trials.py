@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna import TrialPruned
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -125,7 +127,9 @@ def tidy_bundles(study: Study, folder: Path, num_kept: int) -> None:
 
 def stale_callback(checkpoints: Path) -> Callable[[Study, FrozenTrial], None]:
     """Return what is done about a trial whose worker has died: its run is closed, and it is queued once more."""
-    retry = RetryHeartbeatStaleTrialCallback(max_retry=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        retry = RetryHeartbeatStaleTrialCallback(max_retry=1)
 
     def close_and_retry(study: Study, trial: FrozenTrial) -> None:
         run_id = trial.user_attrs.get(RUN_ID)
