@@ -1,0 +1,406 @@
+"""A search as a user runs it: real processes, real storages, real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import psutil
+import pytest
+import tifffile
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
+
+from databases import postgresql
+from served_projects import BIN, environment, run
+from stackseg.params import read_params
+from stackseg.params.file import read_tree, write_tree, write_values
+from tiny_projects import SETTINGS, tiny_stack, write_specimen
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+]
+ROOT = Path(__file__).parents[2]
+
+SPACE = {
+    "train.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+    "augment.preset": {"choices": ["none", "light"]},
+    "train.loss": {"choices": [{"cross_entropy": 1.0, "dice": 1.0}, {"focal": 1.0}]},
+    "train.weight_decay": {"low": 0.0, "high": 0.1, "when": {"augment.preset": ["light"]}},
+}
+SEARCH = {"space": SPACE, "sampler": {"name": "random", "arguments": {}}, "heartbeat": 1}
+# an epoch of it takes half a minute: long enough to be interrupted in
+LONG = {"train.epochs": 300, "train.patches_per_epoch": 64}
+
+
+def make_project(root: Path, settings: dict[str, Any] | None = None, **search: Any) -> Path:
+    """Write a project of a tiny stack with its catalogue and a search space."""
+    root.mkdir(parents=True)
+    shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    write_specimen(root / "data" / "rock", *tiny_stack())
+    tree = read_tree(root / "params.yaml")
+    tree["search"] |= {"space": {}}
+    tree["train"] |= {"patch_size": 32}
+    write_tree(root / "params.yaml", tree)
+    write_values(root / "params.yaml", {**SETTINGS, **(settings or {})})
+    tree = read_tree(root / "params.yaml")
+    tree["search"] |= SEARCH | search
+    write_tree(root / "params.yaml", tree)
+    run(root, environment(), "stackseg", "catalog")
+    return root
+
+
+def search(root: Path, *options: str, ok: bool = True) -> str:
+    return run(root, environment(), "stackseg", "search", *options, ok=ok)
+
+
+def trials_of(root: Path, url: str | None = None, name: str = "search") -> list[optuna.trial.FrozenTrial]:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = optuna.storages.RDBStorage(url or f"sqlite:///{root / 'optuna.db'}")
+    try:
+        return optuna.load_study(study_name=name, storage=storage).trials
+    finally:
+        storage.engine.dispose()
+
+
+def runs_of(root: Path) -> tuple[Run, dict[int, list[Run]]]:
+    """Return the run of the only study, and those of each trial."""
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    (parent,) = [one for one in runs if "optuna.study_id" in one.data.tags]
+    children: dict[int, list[Run]] = {}
+    for one in runs:
+        if one.data.tags.get("mlflow.parentRunId") == parent.info.run_id:
+            children.setdefault(int(one.data.tags["trial"]), []).append(one)
+    return parent, children
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.2)
+    return found
+
+
+class Background:
+    """A search that goes on while the test looks on."""
+
+    def __init__(self, root: Path, *options: str) -> None:
+        self._log = root / "search.log"
+        with self._log.open("w") as log:
+            self.process = psutil.Popen(
+                [str(BIN / "stackseg"), "search", *options],
+                cwd=root, env=environment(), stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that make trials."""
+        return [one for one in self.process.children() if "spawn_main" in " ".join(one.cmdline())]
+
+    def wait(self) -> int:
+        return int(self.process.wait(200))
+
+
+def training_trials(root: Path) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials that have reported an epoch and are at work."""
+    if not (root / "optuna.db").exists():
+        return []
+    try:
+        return [one for one in trials_of(root) if one.state == TrialState.RUNNING and one.intermediate_values]
+    except (KeyError, sqlite3.Error):  # the study is being made
+        return []
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a project in which two workers have made eight trials, and what was said."""
+    root = make_project(tmp_path_factory.mktemp("searched") / "project")
+    return root, search(root, "--trials", "8", "--workers", "2", "--top", "2")
+
+
+def test_a_study_has_the_trials_that_were_asked_for_and_the_present_params_first(searched: tuple[Path, str]) -> None:
+    root, said = searched
+    trials = trials_of(root)
+    assert [one.number for one in trials] == list(range(8))
+    assert {one.state for one in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    params = read_params(root / "params.yaml")
+    assert trials[0].params["train.lr"] == params.train.lr
+    assert trials[0].params["augment.preset"] == params.augment.preset
+    for one in trials:
+        assert ("train.weight_decay" in one.params) == (one.params["augment.preset"] == "light")
+    best = max((one for one in trials if one.state == TrialState.COMPLETE), key=lambda one: one.value or 0)
+    assert f"best: trial {best.number}," in said
+    assert "best trials of study search" in said
+    with closing(sqlite3.connect(root / "optuna.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_each_trial_has_a_run_under_that_of_the_study(searched: tuple[Path, str]) -> None:
+    root, _ = searched
+    trials = trials_of(root)
+    parent, children = runs_of(root)
+    assert sorted(children) == list(range(8))
+    complete = [one for one in trials if one.state == TrialState.COMPLETE]
+    best = max(complete, key=lambda one: one.value or 0)
+    for one in trials:
+        (child,) = children[one.number]
+        assert child.info.run_id == one.user_attrs["run_id"]
+        assert child.info.status == ("FINISHED" if one.state == TrialState.COMPLETE else "KILLED")
+        assert child.data.tags["trial.state"] == one.state.name.lower()
+        assert float(child.data.params["train.lr"]) == one.params["train.lr"]
+        assert child.data.metrics["trial/seconds"] > 0
+        if one.state == TrialState.COMPLETE:
+            assert child.data.metrics["objective/mean_iou"] == one.value
+        assert ("best_of_study" in child.data.tags) == (one.number == best.number)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["best_trial"] == str(best.number)
+    assert parent.data.tags["best_run"] == best.user_attrs["run_id"]
+    assert parent.data.metrics["trials/complete"] == len(complete)
+    pictures = {path.name for path in (root / "mlruns").glob(f"*/{parent.info.run_id}/artifacts/pictures/*.png")}
+    assert {"history.png", "curves.png", "slice.png", "parallel_coordinate.png"} <= pictures
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    assert client.search_model_versions() == []
+
+
+def test_the_best_bundles_and_params_are_left(searched: tuple[Path, str]) -> None:
+    root, _ = searched
+    complete = sorted((one for one in trials_of(root) if one.value is not None and one.state == TrialState.COMPLETE),
+                      key=lambda one: -(one.value or 0))  # fmt: skip
+    folders = sorted(path.parent.name for path in (root / "outputs" / "search" / "search").glob("*/model"))
+    assert folders == sorted(f"trial-{one.number:04d}" for one in complete[:2])
+    written = read_tree(root / "outputs" / "best_params.yaml")
+    assert written["train"]["lr"] == complete[0].params["train.lr"]
+    assert dict(written["train"]["loss"]) == json.loads(complete[0].params["train.loss"])
+    queued = (root / "outputs" / "search" / "search" / "queue.sh").read_text()
+    assert f"--name trial-{complete[0].number} " in queued
+    assert list((root / "checkpoints" / "search" / "search").iterdir()) == []
+
+
+def test_a_study_that_is_there_wants_resume_and_then_goes_on(searched: tuple[Path, str], tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(searched[0], root)
+    said = search(root, "--trials", "9", ok=False)
+    assert "the study 'search' is there already, with 8 finished trials" in said
+    assert "--resume goes on" in said
+    before = (root / "params.yaml").read_text()
+    said = search(root, "--trials", "9", "--resume", "--apply", "--register-best")
+    trials = trials_of(root)
+    assert len(trials) == 9
+    # a resumed sampler draws other numbers than it began with
+    assert len({one.params["train.lr"] for one in trials}) == 9
+    best = max((one for one in trials if one.state == TrialState.COMPLETE), key=lambda one: one.value or 0)
+    params = read_params(root / "params.yaml")
+    assert params.train.lr == best.params["train.lr"]
+    assert params.train.loss == json.loads(best.params["train.loss"])
+    comments = [line.partition("#")[2] for line in before.splitlines() if "#" in line and "loss" not in line]
+    assert all(comment in (root / "params.yaml").read_text() for comment in comments)
+    assert "registered stackseg version 1" in said
+    (version,) = MlflowClient(f"sqlite:///{root / 'mlflow.db'}").search_model_versions()
+    assert version.run_id == best.user_attrs["run_id"]
+    # what all trials have in common has changed
+    write_values(root / "params.yaml", {"train.epochs": 4})
+    said = search(root, "--trials", "10", "--resume", ok=False)
+    assert "train.epochs is 4 since study 'search' began; expected 3" in said
+    assert len(trials_of(root)) == 9
+
+
+def test_the_test_part_is_never_read(tmp_path: Path) -> None:
+    whole, noisy = (make_project(tmp_path / name) for name in ("whole", "noisy"))
+    catalog = json.loads((noisy / "outputs" / "catalog.json").read_text())
+    test = [plane["z"] for plane in catalog["specimens"][0]["planes"] if plane["part"] == "test"]
+    assert test
+    random = np.random.default_rng(3)
+    for name, values in (
+        ("images.tif", np.arange(65536, dtype=np.uint16)),
+        ("masks.tif", np.array([0, 3, 7], np.uint8)),
+    ):
+        path = noisy / "data" / "rock" / name
+        stack = tifffile.imread(path)
+        stack[test] = random.choice(values, stack[test].shape)
+        tifffile.imwrite(path, stack, metadata={"axes": "ZYX"})
+    for root in (whole, noisy):
+        search(root, "--trials", "3")
+        tree = read_tree(root / "params.yaml")
+        tree["search"] |= {"folds": 2, "study": "folded"}
+        write_tree(root / "params.yaml", tree)
+        search(root, "--trials", "2")
+    for name in ("search", "folded"):
+        pairs = zip(trials_of(whole, name=name), trials_of(noisy, name=name), strict=True)
+        for one, other in pairs:
+            assert one.params == other.params
+            assert one.values == other.values
+            assert one.intermediate_values == other.intermediate_values
+
+
+def test_a_killed_worker_loses_no_trial(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "project", LONG, pruner={"name": "none", "arguments": {}})
+    going = Background(root, "--trials", "3", "--workers", "2", "--timeout", "600")
+    try:
+        killed = wait_for(lambda: training_trials(root))[0]
+        workers = going.workers()
+        assert len(workers) == 2
+        # whose trial it is does not matter: both have one
+        wait_for(lambda: len(training_trials(root)) == 2)
+        workers[0].send_signal(signal.SIGKILL)
+        stale = wait_for(lambda: [one for one in trials_of(root) if one.state == TrialState.FAIL])
+        (retried,) = wait_for(lambda: [one for one in trials_of(root) if "retry_history" in one.system_attrs])
+        assert retried.params == stale[0].params
+        assert retried.system_attrs["retry_history"] == [stale[0].number]
+        _, children = runs_of(root)
+        (closed,) = children[stale[0].number]
+        assert closed.info.status == "KILLED"
+        assert closed.data.tags["trial.state"] == "stale"
+        assert killed.number in (0, 1)
+    finally:
+        going.process.send_signal(signal.SIGINT)
+        going.wait()
+
+
+def test_an_interrupted_search_closes_its_runs_and_goes_on(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "project", LONG)
+    going = Background(root, "--trials", "1")
+    interrupted = wait_for(lambda: training_trials(root))[0]
+    going.process.send_signal(signal.SIGINT)
+    assert going.wait() == 130
+    assert "Traceback" not in going.said
+    assert "--resume` goes on" in going.said
+    parent, children = runs_of(root)
+    assert parent.info.status == "KILLED"
+    assert children[interrupted.number][0].info.status == "KILLED"
+    failed, queued = trials_of(root)
+    assert failed.state == TrialState.FAIL
+    assert queued.state == TrialState.WAITING
+    # nobody listens to a search that is killed as a whole; its trial is found to be stale
+    going = Background(root, "--trials", "1", "--resume")
+    wait_for(lambda: training_trials(root))
+    for one in (*going.workers(), going.process):
+        one.kill()
+    write_values(root / "params.yaml", {"search.heartbeat": 1})
+    going = Background(root, "--trials", "1", "--resume", "--timeout", "1000")
+    try:
+        retried = wait_for(lambda: [one for one in training_trials(root) if one.number == 2])[0]
+        assert retried.params == failed.params
+    finally:
+        going.process.send_signal(signal.SIGTERM)
+        assert going.wait() == 130
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "project", LONG)
+    going = Background(root, "--trials", "1")
+    wait_for(lambda: training_trials(root))
+    workers = going.workers()
+    going.process.kill()
+    _, alive = psutil.wait_procs(workers, 60)
+    assert alive == []
+    assert [one.state for one in trials_of(root)] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_several_objectives_make_a_front(tmp_path: Path) -> None:
+    root = make_project(
+        tmp_path / "project",
+        objectives=["mean_iou", "parameters", "ms_per_megapixel"],
+        pruner={"name": "none", "arguments": {}},
+    )
+    said = search(root, "--trials", "3")
+    assert "Pareto front of study search" in said
+    trials = trials_of(root)
+    assert all(len(one.values) == 3 and one.values[1] > 1e5 for one in trials)
+    parent, children = runs_of(root)
+    assert set(children[0][0].data.metrics) >= {"objective/mean_iou", "objective/parameters"}
+    assert list((root / "mlruns").glob(f"*/{parent.info.run_id}/artifacts/pictures/pareto_front.png"))
+
+
+def test_folds_are_scored_in_order_and_stopped_where_they_trail(tmp_path: Path) -> None:
+    root = make_project(
+        tmp_path / "project",
+        {"train.lr": 5e-3},
+        folds=3,
+        fold_margin=0.0,
+        pruner={"name": "none", "arguments": {}},
+        space={"train.lr": {"choices": [5e-3, 1e-7]}},
+        sampler={"name": "brute_force", "arguments": {}},
+    )
+    said = search(root, "--trials", "9")
+    assert "brute_force has 2 trials in this space" in said
+    first, second = trials_of(root)
+    assert len(first.user_attrs["fold_scores"]) == 3
+    assert first.value == pytest.approx(np.mean(first.user_attrs["fold_scores"]))
+    assert second.state == TrialState.PRUNED
+    assert len(second.user_attrs["fold_scores"]) == 1
+    _, children = runs_of(root)
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    folds = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{children[0][0].info.run_id}'")
+    assert sorted(one.data.tags["fold"] for one in folds) == ["0", "1", "2"]
+    assert "--register-best with search.folds" in search(root, "--trials", "2", "--resume", "--register-best", ok=False)
+
+
+def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
+    # PAN takes no patches of 32 pixels
+    root = make_project(
+        tmp_path / "project",
+        space={"model.architecture": {"choices": ["Linknet", "PAN"]}},
+        sampler={"name": "brute_force", "arguments": {}},
+    )
+    said = search(root, "--trials", "2")
+    assert "1 complete, 0 pruned, 1 failed" in said
+    (failed,) = [one for one in trials_of(root) if one.state == TrialState.FAIL]
+    assert "PAN" in failed.user_attrs["failure"]
+    assert "\n" not in failed.user_attrs["failure"]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a PostgreSQL of our own."""
+    with postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+def test_two_checkouts_make_one_study_in_postgresql(database: str, tmp_path: Path) -> None:
+    roots = [make_project(tmp_path / name) for name in ("here", "there")]
+    url = database.replace("+psycopg", "")
+    going = [Background(root, "--trials", "6", "--storage", url) for root in roots]
+    assert [one.wait() for one in going] == [0, 0], [one.said for one in going]
+    trials = trials_of(roots[0], database)
+    done = [one for one in trials if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    surplus = [one for one in trials if "surplus" in one.user_attrs]
+    assert len(done) == 6
+    assert len(trials) == 6 + len(surplus)
+    assert len({one.params["train.lr"] for one in done}) == 6
+    # each store has the runs of the trials that were made there, and no trial was made twice
+    made = [set(runs_of(root)[1]) for root in roots]
+    assert made[0] | made[1] == {one.number for one in done}
+    assert not made[0] & made[1]
+
+
+def test_optunas_own_tools_open_the_study(searched: tuple[Path, str]) -> None:
+    command = [str(BIN / "optuna"), "studies", "--storage", "sqlite:///optuna.db"]
+    done = subprocess.run(
+        command,
+        cwd=searched[0],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    assert "search" in done.stdout
