@@ -295,7 +295,7 @@ def test_an_interrupted_search_closes_its_runs_and_goes_on(tmp_path: Path) -> No
     wait_for(lambda: training_trials(root))
     for one in (*going.workers(), going.process):
         one.kill()
-    write_values(root / "params.yaml", {"search.heartbeat": 1})
+    assert going.wait() == -signal.SIGKILL
     going = Background(root, "--trials", "1", "--resume", "--timeout", "1000")
     try:
         retried = wait_for(lambda: [one for one in training_trials(root) if one.number == 2])[0]
@@ -311,6 +311,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     wait_for(lambda: training_trials(root))
     workers = going.workers()
     going.process.kill()
+    assert going.wait() == -signal.SIGKILL
     _, alive = psutil.wait_procs(workers, 60)
     assert alive == []
     assert [one.state for one in trials_of(root)] == [TrialState.FAIL, TrialState.WAITING]

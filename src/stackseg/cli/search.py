@@ -103,11 +103,12 @@ def search(
     status = "FAILED"
     try:
         with ShownStudy(order, found) as shown:
-            run_workers(order, found, shown.update)
+            run_workers(order, found, on_change=shown.update, on_interrupt=shown.interrupted)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        say(f"interrupted; `stackseg search --trials {trials} --resume` goes on")
+        options = [f"--trials {trials}", "--storage URL" * bool(storage), f"--study {study}" * bool(study)]
+        say(f"interrupted; `stackseg search {' '.join(one for one in options if one)} --resume` goes on")
         raise
     finally:
         close_study_run(found, parent, experiment_id, status)
@@ -169,6 +170,11 @@ class ShownStudy:
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
+
+    def interrupted(self) -> None:
+        """Say that it takes a moment."""
+        self._progress.stop()
+        say("ending the trials that are at work, and closing their runs")
 
     def update(self, trials: Sequence[FrozenTrial]) -> None:
         """Move the bar; without a terminal, a line per trial that has ended."""
@@ -264,7 +270,14 @@ def _show_best(study: Study, space: Space, best: Sequence[FrozenTrial]) -> None:
         minutes = "" if one.duration is None else f"{one.duration.total_seconds() / 60:.1f}"
         rows.append([str(one.number), *values, minutes, *(_param(one.params.get(key, "")) for key in keys)])
     title = "best trials" if len(names) == 1 else "Pareto front"
-    table(f"{title} of study {study.study_name}", ("trial", *names, "min", *keys), rows, whole=("trial", *names))
+    columns = ("trial", *names, "min", *_short(keys))
+    table(f"{title} of study {study.study_name}", columns, rows, whole=("trial", *names))
+
+
+def _short(keys: Sequence[str]) -> list[str]:
+    """Return dotted keys without their sections, where that leaves no two alike."""
+    last = [one.rpartition(".")[2] for one in keys]
+    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
 
 
 def _show_worth(study: Study) -> None:

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -16,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import optuna
 import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -28,7 +26,7 @@ from stackseg.learning.training import Machine
 from stackseg.lifecycle.address import shown_uri
 from stackseg.lifecycle.space import read_space
 from stackseg.lifecycle.store import prepare_store
-from stackseg.lifecycle.studies import build_sampler, load_study, standing_of
+from stackseg.lifecycle.studies import build_sampler, fail_stale_trials, load_study, standing_of
 from stackseg.lifecycle.study_storage import (
     as_storage_error,
     has_heartbeat,
@@ -67,7 +65,13 @@ class Order:
     """Seconds since the epoch after which no trial begins."""
 
 
-def run_workers(order: Order, study: Study, on_change: Callable[[Sequence[FrozenTrial]], None]) -> None:
+def run_workers(
+    order: Order,
+    study: Study,
+    *,
+    on_change: Callable[[Sequence[FrozenTrial]], None],
+    on_interrupt: Callable[[], None],
+) -> None:
     """Start the workers, tell of every change of the study, and return when they have ended.
 
     Parameters
@@ -78,6 +82,8 @@ def run_workers(order: Order, study: Study, on_change: Callable[[Sequence[Frozen
         The study, to be watched.
     on_change
         Called with all trials, about once a second.
+    on_interrupt
+        Called when the search is interrupted, before the workers have ended.
 
     Raises
     ------
@@ -103,6 +109,7 @@ def run_workers(order: Order, study: Study, on_change: Callable[[Sequence[Frozen
         signal.signal(signal.SIGINT, interrupt)
         while any(process.is_alive() for process, _ in workers):
             with storage_errors(shown_uri(order.url)):
+                fail_stale_trials(study)  # workers look for such only between their trials
                 on_change(study.get_trials(deepcopy=False))
             _raise_told(workers)
             time.sleep(POLL_S)
@@ -111,6 +118,9 @@ def run_workers(order: Order, study: Study, on_change: Callable[[Sequence[Frozen
             trials = study.get_trials(deepcopy=False)
         on_change(trials)
         _require_ended_well(workers, standing_of(trials).num_finished, order.num_trials)
+    except KeyboardInterrupt:
+        on_interrupt()
+        raise
     finally:
         stop.set()
         _end_all(workers)
@@ -122,7 +132,6 @@ def _work(order: Order, place: int, parent_process: int, told: Connection, stop:
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     quieten_libraries()
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     torch.set_num_threads(max(1, _num_cores() // order.num_workers))
     try:
         _make_trials(order, place, parent_process, stop)
@@ -167,7 +176,7 @@ def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> 
             # the last ones are being made: should their workers die, they are taken up here
             if not has_heartbeat(storage):
                 return
-            optuna.storages.fail_stale_trials(study)
+            fail_stale_trials(study)
             time.sleep(POLL_S)
             continue
         study.optimize(lambda trial: make_trial(trial, bench), n_trials=1, catch=(TrialError,))

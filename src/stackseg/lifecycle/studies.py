@@ -259,6 +259,13 @@ def _made(kind: Callable[..., Made], arguments: Mapping[str, Any], where: str) -
             ) from None
 
 
+def fail_stale_trials(study: Study) -> None:
+    """Fail the trials whose workers have died, and have them made once more; see `stale_callback`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)
+
+
 def best_trials(study: Study) -> list[FrozenTrial]:
     """Return the completed trials, best first; with several objectives the Pareto front, by mean IoU."""
     if len(study.directions) > 1:

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
 from stackseg.lifecycle.faults import store_lock
-from stackseg.lifecycle.runs import log_metrics
+from stackseg.lifecycle.runs import find_run, log_metrics
 from stackseg.lifecycle.studies import (
     IDENTITY,
     RUN_ID,
@@ -79,7 +79,8 @@ def close_study_run(study: Study, run_id: str, experiment_id: str, status: str) 
         best_run = best[0].user_attrs.get(RUN_ID)
         if best_run:
             client.set_tag(run_id, "best_run", best_run)
-            client.set_tag(best_run, BEST_TAG, "true")
+            if find_run(best_run) is not None:  # another machine may record its runs elsewhere
+                client.set_tag(best_run, BEST_TAG, "true")
         metrics["objective/mean_iou"] = best[0].values[objective_place(study)]
         client.log_dict(run_id, {"number": best[0].number, "params": best[0].params}, "best_trial.json")
     log_metrics(run_id, metrics)

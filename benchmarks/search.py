@@ -1,0 +1,202 @@
+"""What a search costs and what pruning saves, as ratios measured side by side in one run.
+
+    python benchmarks/search.py [--images I.tif --masks M.tif] [--trials 16] [--repeats 3] [--epochs 9]
+
+Without images, the sample stack is taken, with much noise. Three figures, by the verbs that a user types:
+
+- pruning: compute and best score of the default pruner against none, from the same seeds, repeat by repeat; compute is
+  counted in epochs trained (each with its validation) and in seconds of trials
+- glue: seconds of a trial, with its run, report and bundle, against train() with the same params
+- workers: seconds from the first trial's beginning to the last one's end, two workers against one, a core for each
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from stackseg.environment import apply_quiet_environment, quieten_libraries
+from stackseg.imaging.catalog import read_catalog
+from stackseg.learning.training import Machine, train
+from stackseg.params import read_params
+from stackseg.params.file import read_tree, write_tree, write_values
+
+BIN = Path(sys.executable).parent
+SPACE = {
+    "train.lr": {"low": 1e-4, "high": 3e-2, "log": True},
+    "train.optimizer": {"choices": ["adamw", "adam", "sgd"]},
+    "train.loss": {"choices": [{"cross_entropy": 1.0, "dice": 1.0}, {"cross_entropy": 1.0}, {"focal": 1.0}]},
+    "train.rare_share": {"low": 0.0, "high": 0.66, "step": 0.33},
+    "augment.preset": {"choices": ["none", "light", "micrograph"]},
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--masks", type=Path)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--patches", type=int, default=48)
+    parser.add_argument("--only", choices=["pruning", "glue", "workers"])
+    arguments = parser.parse_args()
+    apply_quiet_environment()
+    quieten_libraries()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    here = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        _make_project(here, arguments)
+        for name, measure in (("glue", _glue), ("workers", _workers), ("pruning", _pruning)):
+            if arguments.only in (None, name):
+                measure(arguments)
+
+
+def _make_project(here: Path, arguments: argparse.Namespace) -> None:
+    Path("params.yaml").write_text((here / "params.yaml").read_text())
+    Path("dvc.yaml").write_text("stages: {}\n")
+    if arguments.images is None:
+        from stackseg.imaging.synthetic import write_sample
+
+        write_sample(Path("data"), (32, 128, 128))
+    else:
+        subprocess.run(["git", "init", "-q"], check=True)
+        subprocess.run([str(BIN / "dvc"), "init", "-q"], check=True)
+        _run("add", str(arguments.images), str(arguments.masks))
+    write_values(
+        Path("params.yaml"),
+        {
+            "train.epochs": arguments.epochs,
+            "train.validate_every": 1,
+            "train.patches_per_epoch": arguments.patches,
+            "train.patch_size": 128,
+            "train.batch_size": 8,
+            "train.lr": 1e-3,
+            "train.rare_share": 0.33,
+        },
+    )
+    _search_section({"space": SPACE})
+    _run("catalog")
+
+
+def _glue(arguments: argparse.Namespace) -> None:
+    """One trial after another with the present params, and train() with the same between them."""
+    _search_section({"space": {"train.lr": {"low": 9.9e-4, "high": 1.1e-3}}, "pruner": {"name": "none"}})
+    catalog, params = read_catalog(Path("outputs/catalog.json")), read_params(Path("params.yaml"))
+    ratios = []
+    for repeat in range(arguments.repeats):
+        _search(f"glue{repeat}", 2)
+        trials = _trials(f"glue{repeat}")
+        # the first trial of a process pays for what is set up once
+        seconds = (trials[1].duration or trials[1].datetime_complete - trials[1].datetime_start).total_seconds()  # type: ignore[operator]
+        same = params.override({"train.lr": trials[1].params["train.lr"]})
+        plain = []
+        for _ in range(2):
+            started = time.perf_counter()
+            train(same, catalog, data=Path("data"), model=Path("plain"), checkpoints=Path("plain_checkpoints"),
+                  machine=Machine(device="cpu"))  # fmt: skip
+            plain.append(time.perf_counter() - started)
+        ratios.append(seconds / plain[1])
+        print(f"  trial {seconds:.1f} s, train() {plain[1]:.1f} s", flush=True)
+    _print("trial ÷ train() with the same params, seconds", ratios)
+    _search_section({"space": SPACE})
+
+
+def _workers(arguments: argparse.Namespace) -> None:
+    ratios = []
+    section = {"space": {"train.lr": SPACE["train.lr"]}, "pruner": {"name": "none"}, "sampler": {"name": "random"}}
+    _search_section(section)
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    for repeat in range(arguments.repeats):
+        spans = []
+        for workers in (1, 2):
+            name = f"workers{workers}-{repeat}"
+            _search(name, 6, workers=workers, cores=cores[:workers])
+            trials = _trials(name)
+            begun = [one.datetime_start for one in trials if one.datetime_start]
+            ended = [one.datetime_complete for one in trials if one.datetime_complete]
+            spans.append((max(ended) - min(begun)).total_seconds())
+        ratios.append(spans[1] / spans[0])
+        print(f"  one worker {spans[0]:.1f} s, two {spans[1]:.1f} s", flush=True)
+    _print("two workers ÷ one, seconds for 6 trials of one thread", ratios)
+    _search_section({"space": SPACE})
+
+
+def _pruning(arguments: argparse.Namespace) -> None:
+    epochs, seconds, losses = [], [], []
+    for repeat in range(arguments.repeats):
+        found = {}
+        for pruner in ("none", "successive_halving"):
+            sampler = {"name": "tpe", "arguments": {"seed": 100 + repeat}}
+            _search_section({"space": SPACE, "pruner": {"name": pruner}, "sampler": sampler})
+            name = f"{pruner}-{repeat}"
+            _search(name, arguments.trials)
+            found[pruner] = _trials(name)
+        whole, pruned = (_compute(found[name]) for name in ("none", "successive_halving"))
+        best, best_pruned = (_best(found[name]) for name in ("none", "successive_halving"))
+        epochs.append(pruned[0] / whole[0])
+        seconds.append(pruned[1] / whole[1])
+        losses.append(best - best_pruned)
+        num = sum(one.state == TrialState.PRUNED for one in found["successive_halving"])
+        print(
+            f"  seed {100 + repeat}: best {best:.4f} without, {best_pruned:.4f} with pruning ({num} pruned)", flush=True
+        )
+    _print("pruned ÷ whole, epochs", epochs)
+    _print("pruned ÷ whole, seconds of trials", seconds)
+    print(f"best score without pruning − with: {min(losses):+.4f} {statistics.median(losses):+.4f} {max(losses):+.4f} "
+          "(min median max)")  # fmt: skip
+
+
+def _compute(trials: Sequence[FrozenTrial]) -> tuple[int, float]:
+    seconds = sum(one.duration.total_seconds() for one in trials if one.duration is not None)
+    return sum(max(one.intermediate_values, default=0) for one in trials), seconds
+
+
+def _best(trials: Sequence[FrozenTrial]) -> float:
+    return max(one.value for one in trials if one.state == TrialState.COMPLETE and one.value is not None)
+
+
+def _search_section(values: dict[str, object]) -> None:
+    tree = read_tree(Path("params.yaml"))
+    defaults = {"sampler": {"name": "tpe", "arguments": {}}, "pruner": {"name": "successive_halving", "arguments": {}}}
+    tree["search"] |= defaults | values
+    write_tree(Path("params.yaml"), tree)
+
+
+def _search(name: str, num_trials: int, *, workers: int = 1, cores: Sequence[int] | None = None) -> None:
+    options = ["--trials", str(num_trials), "--workers", str(workers), "--study", name, "--device", "cpu"]
+    _run("search", *options, cores=cores)
+
+
+def _run(*verb: str, cores: Sequence[int] | None = None) -> None:
+    def pin() -> None:
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
+
+    done = subprocess.run([str(BIN / "stackseg"), *verb], capture_output=True, text=True, check=False, preexec_fn=pin)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+
+
+def _trials(name: str) -> list[FrozenTrial]:
+    return optuna.load_study(study_name=name, storage="sqlite:///optuna.db").trials
+
+
+def _print(what: str, ratios: list[float]) -> None:
+    print(f"{what}: {min(ratios):.3f} {statistics.median(ratios):.3f} {max(ratios):.3f} (min median max)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
