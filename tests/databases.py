@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,26 +23,28 @@ def free_port() -> int:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """Run PostgreSQL in a folder and yield its address; skip where it, or its driver, is missing."""
+def postgresql() -> Iterator[str]:
+    """Run PostgreSQL for a while and yield its address; skip where it, or its driver, is missing."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "none").parent]
     if not (found[-1] / "initdb").exists():
         pytest.skip("PostgreSQL is not installed")
     if importlib.util.find_spec("psycopg") is None:
         pytest.skip("psycopg is not installed (the postgresql extra)")
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        as_user = ["runuser", "-u", "postgres", "--"]
-        for one in (folder, *folder.parents[:2]):
-            one.chmod(0o755)
-        shutil.chown(folder, "postgres")
-    port, cluster = free_port(), str(folder / "cluster")
-    initialise = [*as_user, str(found[-1] / "initdb"), "-D", cluster, "-U", "stackseg", "--auth=trust"]
-    subprocess.run(initialise, check=True, capture_output=True)
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [*as_user, str(found[-1] / "pg_ctl"), "-D", cluster, "-w", "-l", str(folder / "log")]
-    subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
-    try:
-        yield f"postgresql+psycopg://stackseg@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+    # not in pytest's folder, which is closed to other users: PostgreSQL refuses to run as root
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        as_user: list[str] = []
+        if os.geteuid() == 0:
+            as_user = ["runuser", "-u", "postgres", "--"]
+            shutil.chown(folder, "postgres")
+        port, cluster = free_port(), str(folder / "cluster")
+        initialise = [*as_user, str(found[-1] / "initdb"), "-D", cluster, "-U", "stackseg", "--auth=trust"]
+        subprocess.run(initialise, check=True, capture_output=True)
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        control = [*as_user, str(found[-1] / "pg_ctl"), "-D", cluster, "-w", "-l", str(folder / "log")]
+        subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
+        try:
+            yield f"postgresql+psycopg://stackseg@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)

@@ -25,9 +25,16 @@ from optuna.trial import TrialState
 
 from databases import postgresql
 from served_projects import BIN, environment, run
+from stackseg.learning.training import Machine
+from stackseg.lifecycle.space import read_space
+from stackseg.lifecycle.store import prepare_store
+from stackseg.lifecycle.studies import build_sampler, load_study, open_study
+from stackseg.lifecycle.study_runs import study_run
+from stackseg.lifecycle.study_storage import open_storage, storage_url
+from stackseg.lifecycle.trials import Bench, TrialError, make_trial, stale_callback
 from stackseg.params import read_params
 from stackseg.params.file import read_tree, write_tree, write_values
-from tiny_projects import SETTINGS, tiny_stack, write_specimen
+from tiny_projects import SETTINGS, Project, make_tiny_project, tiny_stack, write_specimen
 
 pytestmark = [
     pytest.mark.slow,
@@ -224,32 +231,56 @@ def test_a_study_that_is_there_wants_resume_and_then_goes_on(searched: tuple[Pat
     assert len(trials_of(root)) == 9
 
 
-def test_the_test_part_is_never_read(tmp_path: Path) -> None:
-    whole, noisy = (make_project(tmp_path / name) for name in ("whole", "noisy"))
-    catalog = json.loads((noisy / "outputs" / "catalog.json").read_text())
-    test = [plane["z"] for plane in catalog["specimens"][0]["planes"] if plane["part"] == "test"]
-    assert test
+@pytest.mark.parametrize("folds", [None, 2])
+def test_the_test_part_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: int | None) -> None:
+    made = []
+    for noisy in (False, True):
+        project = make_tiny_project(tmp_path / str(noisy), {"search": {"space": SPACE, "folds": folds}})
+        if noisy:
+            test = [ref.z for ref, _ in project.catalog.planes("test")]
+            assert test
+            fill_with_noise(project.data / "rock", test)
+        monkeypatch.chdir(project.folder)
+        for name in ("params.yaml", "dvc.yaml"):
+            Path(name).write_text("{}\n")
+        study = trials_in_this_process(project, num_trials=3)
+        made.append([(one.params, one.values, one.intermediate_values, one.state) for one in study.trials])
+    assert made[0] == made[1]
+    assert any(values for _, values, _, _ in made[0])
+
+
+def fill_with_noise(specimen: Path, planes: list[int]) -> None:
     random = np.random.default_rng(3)
-    for name, values in (
-        ("images.tif", np.arange(65536, dtype=np.uint16)),
-        ("masks.tif", np.array([0, 3, 7], np.uint8)),
-    ):
-        path = noisy / "data" / "rock" / name
-        stack = tifffile.imread(path)
-        stack[test] = random.choice(values, stack[test].shape)
-        tifffile.imwrite(path, stack, metadata={"axes": "ZYX"})
-    for root in (whole, noisy):
-        search(root, "--trials", "3")
-        tree = read_tree(root / "params.yaml")
-        tree["search"] |= {"folds": 2, "study": "folded"}
-        write_tree(root / "params.yaml", tree)
-        search(root, "--trials", "2")
-    for name in ("search", "folded"):
-        pairs = zip(trials_of(whole, name=name), trials_of(noisy, name=name), strict=True)
-        for one, other in pairs:
-            assert one.params == other.params
-            assert one.values == other.values
-            assert one.intermediate_values == other.intermediate_values
+    for name, values in (("images.tif", np.arange(65536)), ("masks.tif", np.array([0, 3, 7]))):
+        stack = tifffile.imread(specimen / name)
+        stack[planes] = random.choice(values, stack[planes].shape)
+        tifffile.imwrite(specimen / name, stack, metadata={"axes": "ZYX"})
+
+
+def trials_in_this_process(project: Project, num_trials: int) -> optuna.Study:
+    """Make trials as a worker does."""
+    root = project.folder
+    ready = prepare_store(root, experiment="stackseg")
+    space = read_space(project.params)
+    checkpoints = root / "checkpoints" / "search"
+    storage = open_storage(storage_url(root, None), root=root, heartbeat=60, on_stale=stale_callback(checkpoints))
+    open_study(storage, "search", space, project.catalog, resume=False)
+    study = load_study(storage, "search", project.params, build_sampler(space, 1))
+    bench = Bench(
+        space=space,
+        catalog=project.catalog,
+        data=project.data,
+        folder=root / "outputs",
+        checkpoints=checkpoints,
+        experiment_id=ready.experiment_id,
+        parent_run=study_run(study, ready.experiment_id, root / "lock"),
+        machine=Machine(device="cpu"),
+        num_trials=num_trials,
+        num_kept=1,
+        parent_process=os.getppid(),
+    )
+    study.optimize(lambda trial: make_trial(trial, bench), n_trials=num_trials, catch=(TrialError,))
+    return study
 
 
 def test_a_killed_worker_loses_no_trial(tmp_path: Path) -> None:
@@ -371,9 +402,9 @@ def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(tmp_pa
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database() -> Iterator[str]:
     """Return the address of a PostgreSQL of our own."""
-    with postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+    with postgresql() as url:
         yield url
 
 

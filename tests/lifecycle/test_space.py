@@ -195,7 +195,9 @@ class TestRefusals:
     def test_conditions_that_name_no_choice(self) -> None:
         lr = {"low": 0.001, "high": 1, "when": {"train.optimizer": ["adamw", "adam"]}}
         told = message({"train.optimizer": ["adamw", "sgd"], "train.lr": lr})
-        assert told.startswith("search.space.train.lr.when: 'adam' is no choice of train.optimizer; expected adamw, sgd")
+        assert told.startswith(
+            "search.space.train.lr.when: 'adam' is no choice of train.optimizer; expected adamw, sgd"
+        )
 
 
 class TestDistributions:
@@ -324,6 +326,25 @@ class TestTrials:
             train__rare_share=0.3,
         )
         assert space.num_points() == 4
+
+    @pytest.mark.parametrize("name", ["random", "qmc", "grid", "brute_force"])
+    def test_conditions_on_steps_hold_whoever_draws_them(self, name: str) -> None:
+        space = space_of(
+            {
+                "train.rare_share": {"low": 0.1, "high": 0.7, "step": 0.1},
+                "train.optimizer": {"choices": ["adamw", "sgd"], "when": {"train.rare_share": [0.3, 0.6, 0.7]}},
+            },
+            train__rare_share=0.1,
+            search__sampler={"name": name},
+        )
+        study = optuna.create_study(direction="maximize", sampler=build_sampler(space, 7))
+        for _ in range(12):
+            trial = study.ask()
+            chosen = space.suggest(trial)
+            assert space.overrides(trial.params) == chosen
+            assert chosen["train.rare_share"] in [one / 10 for one in range(1, 8)]
+            assert ("train.optimizer" in chosen) == (round(chosen["train.rare_share"], 3) in (0.3, 0.6, 0.7))
+            study.tell(trial, 0.5)
 
     def test_an_inactive_key_keeps_its_present_value_and_so_do_conditions_on_it(self) -> None:
         entries = {

@@ -15,7 +15,7 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import Trial, TrialState, create_trial
 
 from stackseg.errors import ParamsError, StoreError
 from stackseg.lifecycle import studies
@@ -100,9 +100,10 @@ class TestOpening:
         assert study.study_name == "deep"
         (first,) = study.trials
         assert (first.number, first.state) == (0, TrialState.WAITING)
-        trial = study.ask()
-        assert space.present.override(space.suggest(trial)) == space.present
-        assert trial.params == space.first_trial()
+        made: list[Params] = []
+        study.optimize(lambda trial: made.append(space.present.override(space.suggest(trial))) or 0.5, n_trials=1)
+        assert made == [space.present]
+        assert study.trials[0].params == space.first_trial()
 
     def test_it_is_joined_while_it_is_at_work(self, storage: BaseStorage) -> None:
         space = space_of(STEPPED)
@@ -196,7 +197,7 @@ class TestOpening:
             "search.sampler": {"name": "random"},
             "search.pruner": {"name": "median"},
             "project.experiment": "other",
-            "evaluate.overlays": 0,
+            "evaluate.overlays": 1,
         }
         assert not opened(storage, read_space(space.present.override(free)))[1]
 
@@ -272,15 +273,15 @@ class TestStanding:
     def test_a_trial_that_was_taken_up_counts_once(self) -> None:
         retry, study = RetryHeartbeatStaleTrialCallback(max_retry=1), optuna.create_study()
 
-        def dies(one: FrozenTrial) -> None:
-            study.tell(one.number, state=TrialState.FAIL)
+        def dies(one: Trial) -> None:
+            study.tell(one, state=TrialState.FAIL)
             retry(study, study.trials[one.number])
 
-        dies(study.trials[study.ask().number])
+        dies(study.ask())
         assert standing_of(study.trials) == Standing(0, 0, 0, 0)
         again = study.ask()
         assert standing_of(study.trials) == Standing(0, 0, 0, 1)
-        dies(study.trials[again.number])
+        dies(again)
         # nobody takes it up a second time
         assert len(study.trials) == 2
         assert standing_of(study.trials) == Standing(0, 0, 1, 0)
@@ -428,16 +429,17 @@ class TestPruners:
     @pytest.mark.parametrize("name", PRUNERS)
     def test_each_judges_epochs(self, name: str) -> None:
         study = optuna.create_study(direction="maximize", pruner=self.pruner(name, self.NEEDED.get(name, {})))
-        for score in (0.9, 0.8, 0.7, 0.05):
-            trial = study.ask()
-            for epoch in (4, 8, 12, 16, 20):
+        ends = []
+        for score in (0.9, 0.8, 0.7, 0.6, 0.5, 0.05):
+            trial, epoch = study.ask(), 0
+            while epoch < 20 and not trial.should_prune():
+                epoch += 4
                 trial.report(score, epoch)
-                if trial.should_prune():
-                    break
             study.tell(trial, score)
-        # one trial is like no other: 0.05 is under the threshold
-        assert not (name == "none" and epoch < 20)
-        assert not (name == "threshold" and epoch > 4)
+            ends.append(epoch)
+        assert ends[0] == 20
+        assert (name == "none") == (ends == [20] * 6)
+        assert name != "threshold" or ends == [20] * 5 + [4]
 
     def test_epochs_are_those_of_the_training(self) -> None:
         halving = self.pruner("successive_halving", {}, **{"train.validate_every": 3})

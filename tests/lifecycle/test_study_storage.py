@@ -1,0 +1,299 @@
+"""Where studies are kept: addresses, tables made once, and errors that say what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.trial import TrialState
+
+from databases import free_port
+from stackseg.errors import StoreError
+from stackseg.lifecycle import study_storage
+from stackseg.lifecycle.study_storage import has_heartbeat, open_storage, storage_errors, storage_url
+
+needs_psycopg = pytest.mark.skipif(
+    importlib.util.find_spec("psycopg") is None, reason="psycopg is not installed (the postgresql extra)"
+)
+needs_grpc = pytest.mark.skipif(importlib.util.find_spec("grpc") is None, reason="grpc is not installed")
+
+
+def opened(root: Path, given: str | None = None) -> BaseStorage:
+    return open_storage(storage_url(root, given), root=root, heartbeat=1, on_stale=lambda *_: None)
+
+
+def refused(root: Path, given: str | None = None) -> str:
+    """Return the one line with which an address is refused, which has a remedy."""
+    with pytest.raises(StoreError) as caught:
+        opened(root, given)
+    told = str(caught.value)
+    assert "\n" not in told
+    assert caught.value.remedy
+    assert told.startswith(caught.value.where + ": ")
+    return told
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return the bytes of a database without studies."""
+    folder = tmp_path_factory.mktemp("whole")
+    opened(folder)
+    with closing(sqlite3.connect(folder / "optuna.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return (folder / "optuna.db").read_bytes()
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("given", "url"),
+        [
+            (None, "sqlite:////p/optuna.db"),
+            ("sqlite:///studies.db", "sqlite:////p/studies.db"),
+            ("sqlite:///deep/er.db", "sqlite:////p/deep/er.db"),
+            ("sqlite:////elsewhere/studies.db", "sqlite:////elsewhere/studies.db"),
+            ("sqlite+pysqlite:///studies.db", "sqlite+pysqlite:////p/studies.db"),
+            ("journal:studies.log", "journal:/p/studies.log"),
+            ("journal:/elsewhere/studies.log", "journal:/elsewhere/studies.log"),
+            ("journal:///elsewhere/studies.log", "journal:/elsewhere/studies.log"),
+            ("grpc://node7:13000", "grpc://node7:13000"),
+            ("postgresql://me@node7/studies", "postgresql+psycopg://me@node7/studies"),
+            ("postgresql+psycopg://me@node7/studies", "postgresql+psycopg://me@node7/studies"),
+        ],
+    )
+    def test_paths_count_from_the_project(self, given: str | None, url: str) -> None:
+        assert storage_url(Path("/p"), given) == url
+
+    @pytest.mark.parametrize("given", ["optuna.db", "studies", "sqlite.db", "/tmp/optuna.db", ""])
+    def test_what_is_no_address_is_refused(self, given: str) -> None:
+        with pytest.raises(StoreError, match=r"^--storage: .*is no address; expected sqlite:///optuna.db, postgresql:"):
+            storage_url(Path("/p"), given)
+
+    def test_a_folder_of_an_odd_name(self, tmp_path: Path) -> None:
+        odd = tmp_path / "50% of what? é"
+        odd.mkdir()
+        opened(odd)
+        assert {"optuna.db"} <= {one.name for one in odd.iterdir()}
+        assert list(tmp_path.iterdir()) == [odd]
+
+
+class TestSqlite:
+    def test_it_is_made_once_in_wal_mode_and_found_again(self, tmp_path: Path) -> None:
+        study = optuna.create_study(storage=opened(tmp_path), study_name="a")
+        study.enqueue_trial({"x": 1.0})
+        again = opened(tmp_path)
+        assert isinstance(again, RDBStorage)
+        assert has_heartbeat(again)
+        assert again.get_heartbeat_interval() == 1
+        (trial,) = optuna.load_study(study_name="a", storage=again).trials
+        assert trial.state == TrialState.WAITING
+        require_whole(tmp_path / "optuna.db", ["a"])
+
+    def test_several_processes_at_once_make_one_whole_database(self, tmp_path: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        together = context.Barrier(4)
+        workers = [context.Process(target=begin_at_once, args=(tmp_path, place, together)) for place in range(4)]
+        for one in workers:
+            one.start()
+        for one in workers:
+            one.join()
+        assert [one.exitcode for one in workers] == [0] * 4
+        require_whole(tmp_path / "optuna.db", ["study 0", "study 1", "study 2", "study 3"])
+
+    def test_an_empty_file_is_filled(self, tmp_path: Path) -> None:
+        (tmp_path / "optuna.db").touch()
+        opened(tmp_path)
+        require_whole(tmp_path / "optuna.db", [])
+
+    @pytest.mark.parametrize("kept", [0, 100, 8192])
+    def test_a_damaged_file(self, tmp_path: Path, whole: bytes, kept: int) -> None:
+        (tmp_path / "optuna.db").write_bytes(whole[:kept] + b"no database " * (len(whole) // 12))
+        told = refused(tmp_path)
+        assert told.startswith(f"sqlite:///{tmp_path / 'optuna.db'}: the study storage failed: ")
+        assert "Put a backup in its place, or move it aside" in told
+
+    def test_half_a_file(self, tmp_path: Path, whole: bytes) -> None:
+        (tmp_path / "optuna.db").write_bytes(whole[: len(whole) // 2])
+        assert "Put a backup in its place, or move it aside" in refused(tmp_path)
+
+    def test_a_file_that_somebody_else_writes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(study_storage, "BUSY_TIMEOUT_S", 0.2)
+        with closing(sqlite3.connect(tmp_path / "optuna.db")) as connection:
+            connection.execute("CREATE TABLE one (two)")
+            connection.execute("BEGIN EXCLUSIVE")
+            assert "database is locked. Wait for the other processes that use it" in refused(tmp_path)
+
+    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "optuna.db").mkdir()
+        assert "unable to open database file. Check that the folder is there and yours to write" in refused(tmp_path)
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        told = refused(tmp_path, "sqlite:///none/optuna.db")
+        assert told == f"{tmp_path / 'none'}: no such folder. Make it, or correct --storage"
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_a_folder_that_is_not_ones_own(self, tmp_path: Path) -> None:
+        (tmp_path / "theirs").mkdir(mode=0o500)
+        assert "cannot be written. Give yourself write permission" in refused(tmp_path, "sqlite:///theirs/optuna.db")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_a_file_that_is_not_ones_own(self, tmp_path: Path, whole: bytes) -> None:
+        (tmp_path / "optuna.db").write_bytes(whole)
+        (tmp_path / "optuna.db").chmod(0o400)
+        with pytest.raises(StoreError, match="Give yourself write permission there"), storage_errors("here"):
+            optuna.create_study(storage=opened(tmp_path))
+
+
+class TestNetworks:
+    """sqlite loses trials on network file systems."""
+
+    @pytest.mark.parametrize("kind", ["nfs4", "cifs", "smb3", "fuse.sshfs", "lustre", "9p", "NFS"])
+    def test_one_of_the_folder_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        mounted(monkeypatch, {Path("/"): "ext4", tmp_path: kind, tmp_path.with_name("other"): "ext4"})
+        told = refused(tmp_path)
+        assert told.startswith(f"{tmp_path}: a network file system ({kind}), on which sqlite loses trials")
+        assert told.endswith("Name a server: --storage postgresql://…, or grpc://… in front of one machine's database")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_one_elsewhere_is_not(self, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        inside = tmp_path / "local"
+        inside.mkdir()
+        (inside / "optuna.db").write_bytes(whole)
+        longer = tmp_path.with_name(f"{tmp_path.name}-longer")
+        mounted(monkeypatch, {Path("/"): "ext4", tmp_path: "nfs4", inside: "xfs", longer: "nfs4"})
+        opened(inside)
+
+    def test_links_are_followed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "far").mkdir()
+        (tmp_path / "near").symlink_to(tmp_path / "far", target_is_directory=True)
+        mounted(monkeypatch, {Path("/"): "ext4", tmp_path / "far": "nfs4"})
+        assert "a network file system (nfs4)" in refused(tmp_path / "near")
+
+    def test_a_journal_may_lie_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mounted(monkeypatch, {Path("/"): "ext4", tmp_path: "nfs4"})
+        opened(tmp_path, "journal:optuna.log")
+
+
+class TestOthers:
+    def test_a_journal_has_no_heartbeat(self, tmp_path: Path) -> None:
+        storage = opened(tmp_path, "journal:optuna.log")
+        assert isinstance(storage, JournalStorage)
+        assert not has_heartbeat(storage)
+        optuna.create_study(storage=storage, study_name="a")
+        assert optuna.get_all_study_names(opened(tmp_path, "journal:optuna.log")) == ["a"]
+
+    def test_a_journal_without_folder(self, tmp_path: Path) -> None:
+        assert str(tmp_path / "none") in refused(tmp_path, "journal:none/optuna.log")
+
+    @needs_psycopg
+    def test_a_server_that_does_not_answer(self, tmp_path: Path) -> None:
+        port = free_port()
+        told = refused(tmp_path, f"postgresql://me:s3cret@127.0.0.1:{port}/studies")
+        assert told.startswith(f"postgresql+psycopg://127.0.0.1:{port}/studies: the study storage failed: connection")
+        assert told.endswith(". Start the server, or correct --storage")
+
+    @pytest.mark.slow  # Optuna waits ten seconds
+    @needs_grpc
+    def test_a_proxy_that_does_not_answer(self, tmp_path: Path) -> None:
+        told = refused(tmp_path, f"grpc://127.0.0.1:{free_port()}")
+        assert told.endswith(". Start the server, or correct --storage")
+
+    @pytest.mark.skipif(importlib.util.find_spec("grpc") is not None, reason="grpc is installed")
+    def test_without_grpc(self, tmp_path: Path) -> None:
+        told = refused(tmp_path, "grpc://127.0.0.1:13000")
+        assert told.endswith('. Pip install "stackseg[grpc]"')
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "postgres://me:s3cret@127.0.0.1:1/studies",
+            "mysql+nodriver://me:s3cret@127.0.0.1:1/studies",
+            "redis://me:s3cret@127.0.0.1:1/studies",
+            "postgresql://me:s3cret@127.0.0.1:port/studies",
+            "grpc://127.0.0.1:port",
+        ],
+    )
+    def test_servers_that_nobody_knows(self, tmp_path: Path, given: str) -> None:
+        assert "s3cret" not in refused(tmp_path, given)
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "postgresql://me:s3cret@127.0.0.1:{port}/studies",
+            "postgresql://me:s3cret%40@127.0.0.1:{port}/studies",
+            "postgresql://me:s3/s3cret@127.0.0.1:{port}/studies",
+            "postgresql://127.0.0.1:{port}/studies?user=me&password=s3cret",
+            "postgresql:/me:s3cret@127.0.0.1:{port}/studies",
+            "me:s3cret@127.0.0.1:{port}/studies",
+        ],
+        ids=["plain", "encoded", "slash", "query", "one slash", "no scheme"],
+    )
+    @needs_psycopg
+    def test_a_password_is_never_shown(self, tmp_path: Path, given: str) -> None:
+        with pytest.raises(StoreError) as caught:
+            opened(tmp_path, given.format(port=free_port()))
+        assert "s3cret" not in str(caught.value)
+        assert "127.0.0.1" in str(caught.value)
+
+    def test_what_is_raised_later_is_told_the_same_way(self, tmp_path: Path, whole: bytes) -> None:
+        (tmp_path / "optuna.db").write_bytes(whole)
+        storage = opened(tmp_path)
+        study = optuna.create_study(storage=storage, study_name="a")
+        with closing(sqlite3.connect(tmp_path / "optuna.db")) as connection:
+            connection.execute("DROP TABLE trials")
+        with pytest.raises(StoreError) as caught, storage_errors("here"):
+            study.get_trials()
+        assert str(caught.value).startswith("here: the study storage failed: ")
+        assert "\n" not in str(caught.value)
+
+    def test_the_cause_of_a_failed_write_is_told(
+        self, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "optuna.db").write_bytes(whole)
+        monkeypatch.setattr(study_storage, "BUSY_TIMEOUT_S", 0.2)
+        storage = opened(tmp_path)
+        with closing(sqlite3.connect(tmp_path / "optuna.db")) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError) as caught, storage_errors("here"):
+                optuna.create_study(storage=storage, study_name="a")
+        assert str(caught.value).startswith("here: the study storage failed: database is locked. Wait for the other")
+
+    def test_other_mistakes_pass(self) -> None:
+        with pytest.raises(ZeroDivisionError), storage_errors("here"):
+            _ = 1 / 0
+
+
+def mounted(monkeypatch: pytest.MonkeyPatch, kinds: dict[Path, str]) -> None:
+    found = [SimpleNamespace(mountpoint=str(point), fstype=kind) for point, kind in kinds.items()]
+    partitions: Callable[..., list[Any]] = lambda all: found  # noqa: E731
+    monkeypatch.setattr(psutil, "disk_partitions", partitions)
+
+
+def begin_at_once(folder: Path, place: int, together: threading.Barrier) -> None:
+    """Make a study in a process of its own, in the same moment as others."""
+    together.wait(120)
+    study = optuna.create_study(storage=opened(folder), study_name=f"study {place}")
+    study.enqueue_trial({"x": 1.0})
+
+
+def require_whole(file: Path, names: list[str]) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM version_info").fetchone() == (1,)
+    storage = opened(file.parent)
+    assert sorted(optuna.get_all_study_names(storage)) == names
+    assert all(len(optuna.load_study(study_name=name, storage=storage).trials) == 1 for name in names)
