@@ -19,17 +19,21 @@ import optuna
 import psutil
 import pytest
 import tifffile
+import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
 from databases import postgresql
 from served_projects import BIN, environment, run
+from stackseg.errors import MachineError
+from stackseg.learning.checkpoints import Checkpoints
+from stackseg.learning.learner import Learner
 from stackseg.learning.training import Machine
 from stackseg.lifecycle.space import read_space
 from stackseg.lifecycle.store import prepare_store
-from stackseg.lifecycle.studies import build_sampler, load_study, open_study
-from stackseg.lifecycle.study_runs import study_run
+from stackseg.lifecycle.studies import build_sampler, load_study, open_study, standing_of
+from stackseg.lifecycle.study_runs import close_study_run, study_run
 from stackseg.lifecycle.study_storage import open_storage, storage_url
 from stackseg.lifecycle.trials import Bench, TrialError, make_trial, stale_callback
 from stackseg.params import read_params
@@ -321,7 +325,15 @@ def test_an_interrupted_search_closes_its_runs_and_goes_on(tmp_path: Path) -> No
     failed, queued = trials_of(root)
     assert failed.state == TrialState.FAIL
     assert queued.state == TrialState.WAITING
-    # nobody listens to a search that is killed as a whole; its trial is found to be stale
+    # workers end with the process that started them; killed with it, their trial is found to be stale
+    going = Background(root, "--trials", "1", "--resume")
+    wait_for(lambda: training_trials(root))
+    workers = going.workers()
+    going.process.kill()
+    assert going.wait() == -signal.SIGKILL
+    _, alive = psutil.wait_procs(workers, 60)
+    assert alive == []
+    assert [one.state for one in trials_of(root)] == [TrialState.FAIL, TrialState.FAIL, TrialState.WAITING]
     going = Background(root, "--trials", "1", "--resume")
     wait_for(lambda: training_trials(root))
     for one in (*going.workers(), going.process):
@@ -329,76 +341,111 @@ def test_an_interrupted_search_closes_its_runs_and_goes_on(tmp_path: Path) -> No
     assert going.wait() == -signal.SIGKILL
     going = Background(root, "--trials", "1", "--resume", "--timeout", "1000")
     try:
-        retried = wait_for(lambda: [one for one in training_trials(root) if one.number == 2])[0]
+        retried = wait_for(lambda: [one for one in training_trials(root) if one.number == 3])[0]
         assert retried.params == failed.params
     finally:
         going.process.send_signal(signal.SIGTERM)
         assert going.wait() == 130
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
-    root = make_project(tmp_path / "project", LONG)
-    going = Background(root, "--trials", "1")
-    wait_for(lambda: training_trials(root))
-    workers = going.workers()
-    going.process.kill()
-    assert going.wait() == -signal.SIGKILL
-    _, alive = psutil.wait_procs(workers, 60)
-    assert alive == []
-    assert [one.state for one in trials_of(root)] == [TrialState.FAIL, TrialState.WAITING]
+@pytest.fixture
+def project_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Project]:
+    """Return a maker of tiny projects with sections of `search`, each the working directory once it is made."""
+
+    def make(settings: dict[str, Any] | None = None, **section: Any) -> Project:
+        search = {"space": SPACE, "pruner": {"name": "none"}} | section
+        project = make_tiny_project(tmp_path, {**(settings or {}), "search": search})
+        monkeypatch.chdir(project.folder)
+        for name in ("params.yaml", "dvc.yaml"):
+            Path(name).write_text("{}\n")
+        return project
+
+    return make
 
 
-def test_several_objectives_make_a_front(tmp_path: Path) -> None:
-    root = make_project(
-        tmp_path / "project",
-        objectives=["mean_iou", "parameters", "ms_per_megapixel"],
-        pruner={"name": "none", "arguments": {}},
-    )
-    said = search(root, "--trials", "3")
-    assert "Pareto front of study search" in said
-    trials = trials_of(root)
-    assert all(len(one.values) == 3 and one.values[1] > 1e5 for one in trials)
-    parent, children = runs_of(root)
+def test_several_objectives_make_a_front(project_here: Callable[..., Project]) -> None:
+    project = project_here(objectives=["mean_iou", "parameters", "ms_per_megapixel"])
+    study = trials_in_this_process(project, num_trials=3)
+    assert all(len(one.values) == 3 and one.values[1] > 1e5 for one in study.trials)
+    parent, children = runs_of(project.folder)
     assert set(children[0][0].data.metrics) >= {"objective/mean_iou", "objective/parameters"}
-    assert list((root / "mlruns").glob(f"*/{parent.info.run_id}/artifacts/pictures/pareto_front.png"))
+    close_study_run(study, parent.info.run_id, parent.info.experiment_id, "FINISHED")
+    assert list((project.folder / "mlruns").glob(f"*/{parent.info.run_id}/artifacts/pictures/pareto_front.png"))
 
 
-def test_folds_are_scored_in_order_and_stopped_where_they_trail(tmp_path: Path) -> None:
-    root = make_project(
-        tmp_path / "project",
+def test_folds_are_scored_in_order_and_stopped_where_they_trail(project_here: Callable[..., Project]) -> None:
+    project = project_here(
         {"train.lr": 5e-3},
         folds=3,
         fold_margin=0.0,
-        pruner={"name": "none", "arguments": {}},
         space={"train.lr": {"choices": [5e-3, 1e-7]}},
-        sampler={"name": "brute_force", "arguments": {}},
+        sampler={"name": "brute_force"},
     )
-    said = search(root, "--trials", "9")
-    assert "brute_force has 2 trials in this space" in said
-    first, second = trials_of(root)
+    first, second = trials_in_this_process(project, num_trials=2).trials
     assert len(first.user_attrs["fold_scores"]) == 3
     assert first.value == pytest.approx(np.mean(first.user_attrs["fold_scores"]))
     assert second.state == TrialState.PRUNED
     assert len(second.user_attrs["fold_scores"]) == 1
-    _, children = runs_of(root)
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    folds = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{children[0][0].info.run_id}'")
-    assert sorted(one.data.tags["fold"] for one in folds) == ["0", "1", "2"]
-    assert "--register-best with search.folds" in search(root, "--trials", "2", "--resume", "--register-best", ok=False)
-
-
-def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
-    # PAN takes no patches of 32 pixels
-    root = make_project(
-        tmp_path / "project",
-        space={"model.architecture": {"choices": ["Linknet", "PAN"]}},
-        sampler={"name": "brute_force", "arguments": {}},
+    parent, children = runs_of(project.folder)
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    folds = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{children[0][0].info.run_id}'"
     )
-    said = search(root, "--trials", "2")
-    assert "1 complete, 0 pruned, 1 failed" in said
-    (failed,) = [one for one in trials_of(root) if one.state == TrialState.FAIL]
+    assert sorted(one.data.tags["fold"] for one in folds) == ["0", "1", "2"]
+
+
+def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
+    project_here: Callable[..., Project],
+) -> None:
+    # PAN takes no patches of 32 pixels
+    space = {"model.architecture": {"choices": ["Linknet", "PAN"]}}
+    project = project_here(space=space, sampler={"name": "brute_force"})
+    complete, failed = trials_in_this_process(project, num_trials=2).trials
+    assert complete.state == TrialState.COMPLETE
+    assert failed.state == TrialState.FAIL
     assert "PAN" in failed.user_attrs["failure"]
     assert "\n" not in failed.user_attrs["failure"]
+    assert standing_of([complete, failed]).num_finished == 2
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_trial_out_of_memory_is_recorded_and_the_study_goes_on(
+    project_here: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    project = project_here()
+    step, calls = Learner.step, iter(range(1000))
+
+    def step_or_not(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            raise error
+        return step(*arguments)
+
+    monkeypatch.setattr(Learner, "step", step_or_not)
+    failed, complete = trials_in_this_process(project, num_trials=2).trials
+    assert (failed.state, failed.user_attrs["failure"]) == (TrialState.FAIL, "out of memory")
+    assert complete.state == TrialState.COMPLETE
+    _, children = runs_of(project.folder)
+    assert children[0][0].info.status == "FAILED"
+    assert children[0][0].data.tags["failure"] == "out of memory"
+
+
+def test_a_full_disk_ends_the_search_and_hands_the_trial_back(
+    project_here: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = project_here()
+
+    def full(*arguments: Any) -> Any:
+        raise MachineError("a checkpoint could not be written whole", remedy="free some space")
+
+    monkeypatch.setattr(Checkpoints, "save_best", full)
+    with pytest.raises(MachineError, match="could not be written whole"):
+        trials_in_this_process(project, num_trials=2)
+    failed, queued = trials_of(project.folder)
+    assert (failed.state, queued.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert queued.system_attrs["fixed_params"] == failed.params
+    assert standing_of([failed, queued]).num_finished == 0
 
 
 @pytest.fixture(scope="module")

@@ -337,14 +337,16 @@ class TestTrials:
             train__rare_share=0.1,
             search__sampler={"name": name},
         )
-        study = optuna.create_study(direction="maximize", sampler=build_sampler(space, 7))
-        for _ in range(12):
-            trial = study.ask()
+
+        def drawn(trial: optuna.Trial) -> float:
             chosen = space.suggest(trial)
             assert space.overrides(trial.params) == chosen
             assert chosen["train.rare_share"] in [one / 10 for one in range(1, 8)]
             assert ("train.optimizer" in chosen) == (round(chosen["train.rare_share"], 3) in (0.3, 0.6, 0.7))
-            study.tell(trial, 0.5)
+            return 0.5
+
+        study = optuna.create_study(direction="maximize", sampler=build_sampler(space, 7))
+        study.optimize(drawn, n_trials=10)
 
     def test_an_inactive_key_keeps_its_present_value_and_so_do_conditions_on_it(self) -> None:
         entries = {

@@ -36,7 +36,7 @@ SPACE: dict[str, Any] = {
 }
 
 
-def searched(space: Space, num_trials: int = 6) -> Study:
+def searched(space: Space, num_trials: int = 4) -> Study:
     """Return a study of random trials, of which the last one is the best."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(study_name="deep", direction="maximize", sampler=RandomSampler(1))

@@ -144,7 +144,9 @@ def open_study(storage: BaseStorage, name: str, space: Space, catalog: Catalog, 
         except optuna.exceptions.DuplicatedStudyError:
             pass  # another machine was quicker
         else:
-            study.set_metric_names(list(params.search.objectives)) if len(params.search.objectives) > 1 else None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(list(params.search.objectives))
             study.enqueue_trial(space.first_trial())
             study.set_user_attr(IDENTITY, identity)
             study.set_user_attr(STUDY_ID, uuid.uuid4().hex)  # the last step: the others wait for it
