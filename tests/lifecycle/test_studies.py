@@ -208,6 +208,8 @@ class TestOpening:
         told = refused(storage, read_space(space.present.override({"train.epochs": 30})))
         assert told.startswith("params.yaml: train.epochs is 30 since study 'deep' began; expected 20")
 
+    # what silences a warning is shared by all threads; workers are processes
+    @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
     def test_several_threads_at_once_make_one(self, tmp_path: Path) -> None:
         together = threading.Barrier(4)
 

@@ -117,7 +117,7 @@ def search(
 
 def _readable(params: Params, catalog: Path, device: str, register_best: bool) -> tuple[Any, Any]:
     from stackseg.errors import ParamsError
-    from stackseg.imaging.catalog import read_catalog
+    from stackseg.imaging.catalog import read_catalog, require_described_by
     from stackseg.learning.devices import pick_device
     from stackseg.learning.training import Machine
 
@@ -129,7 +129,9 @@ def _readable(params: Params, catalog: Path, device: str, register_best: bool) -
             remedy="use --apply, then `dvc repro`: it trains on the whole training part and registers that",
         )
     pick_device(device)
-    return read_catalog(catalog), Machine(device=device)
+    described = read_catalog(catalog)
+    require_described_by(described, params, catalog)
+    return described, Machine(device=device)
 
 
 def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -> tuple[str, Any]:

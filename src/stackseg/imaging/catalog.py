@@ -293,6 +293,30 @@ def read_catalog(path: Path) -> Catalog:
         raise DataError(f"not a catalogue ({short})", where=str(path), remedy="`dvc repro -f catalog`") from None
 
 
+def require_described_by(catalog: Catalog, params: Params, where: Path) -> None:
+    """Refuse a catalogue that was written under other params; the data themselves are not read.
+
+    Raises
+    ------
+    ParamsError
+        Split, seed, intensity, colour or classes are not those of the catalogue.
+    """
+    pairs = {
+        "seed": (catalog.seed, params.seed),
+        "split": (catalog.split, params.split),
+        "intensity": (catalog.intensity.params, params.intensity),
+        "data.colour": (catalog.intensity.colour, params.data.colour),
+        "data.classes": (catalog.table, label_table(params)),
+    }
+    changed = [key for key, (found, wanted) in pairs.items() if found != wanted]
+    if changed:
+        raise ParamsError(
+            f"{', '.join(changed)} of params.yaml changed since the catalogue was written",
+            where=str(where),
+            remedy="`dvc repro catalog` describes the data anew",
+        )
+
+
 def label_table(params: Params) -> LabelTable:
     """Return the table of `data.classes`."""
     classes = params.data.classes

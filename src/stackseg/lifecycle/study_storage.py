@@ -87,7 +87,8 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
         It cannot be reached, read or written, or lies on a network file system.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # it would tell of every trial
-    with storage_errors(shown_uri(url)):
+    with storage_errors(shown_uri(url)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeat and proxy
         if url.startswith("grpc://"):
             host, _, port = url.removeprefix("grpc://").rstrip("/").partition(":")
             proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
@@ -99,15 +100,13 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
         arguments = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if file is not None else {"pool_pre_ping": True}
 
         def connect() -> RDBStorage:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return RDBStorage(
-                    url,
-                    engine_kwargs=arguments,
-                    heartbeat_interval=heartbeat,
-                    grace_period=GRACE * heartbeat,
-                    heartbeat_stale_trial_callback=on_stale,
-                )
+            return RDBStorage(
+                url,
+                engine_kwargs=arguments,
+                heartbeat_interval=heartbeat,
+                grace_period=GRACE * heartbeat,
+                heartbeat_stale_trial_callback=on_stale,
+            )
 
         if file is not None:
             _refuse_network(file)
