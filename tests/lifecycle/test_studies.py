@@ -388,7 +388,7 @@ class TestSamplers:
             *((name, {"startup": 3}, "unexpected keyword argument 'startup'") for name in SAMPLERS),
             ("nsgaii", {"population_size": 1}, "must be greater than or equal to 2"),
             ("qmc", {"qmc_type": "lattice"}, "lattice"),
-            ("tpe", {"seed": -1}, "Seed must be between 0 and 2**32 - 1"),
+            ("tpe", {"seed": -1}, "seed is -1; expected a whole number from 0"),
         ],
     )
     def test_bad_arguments_are_one_line(self, name: str, arguments: dict[str, Any], told: str) -> None:

@@ -217,7 +217,12 @@ def fold_catalog(catalog: Catalog, data: Path, *, fold: int, folds: int) -> Cata
     split = SplitParams(**catalog.split.model_dump() | {"folds": folds, "fold": fold})
     described = dict(catalog.planes(*PARTS))
     groups = {ref: plane.group for ref, plane in described.items() if plane.group is not None}
-    parts = assign_parts(list(described), split, catalog.seed, groups)
+    # all folds, so that an empty one is told of before the first is trained
+    every = [
+        assign_parts(list(described), split.model_copy(update={"fold": one}), catalog.seed, groups)
+        for one in range(folds)
+    ]
+    parts = every[fold]
     by_name = {one.name: one for one in find_specimens(data)}
     policy = catalog.intensity
 
@@ -234,6 +239,12 @@ def fold_catalog(catalog: Catalog, data: Path, *, fold: int, folds: int) -> Cata
         if part == "training":
             figures.append(plane_figures(coloured_yxc))
     training = [ref for ref, part in parts.items() if part == "training"]
+    if all(described[ref].constant for ref in training):
+        raise DataError(
+            f"all {len(training)} training planes of fold {fold} are constant",
+            where=str(data),
+            remedy="check the images' export",
+        )
     statistics = None
     if policy.params.scope == "dataset":
         statistics = fit_statistics((image(ref) for ref in training), len(training), policy.params)

@@ -96,9 +96,9 @@ def own_database(root: Path) -> Path | None:
 
 def shown_uri(uri: str) -> str:
     """Return an address fit for a message: without user name and password."""
-    scheme, separator, rest = uri.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    address = uri.partition("?")[0]
+    scheme, separator, rest = address.partition("://") if "://" in address else ("", "", address)
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _is_sqlite(scheme: str) -> bool:

@@ -6,7 +6,8 @@ import itertools
 import json
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from types import UnionType
 from typing import Any
 
@@ -43,12 +44,21 @@ class Dimension:
         if isinstance(one, IntDistribution):
             return trial.suggest_int(self.key, one.low, one.high, step=one.step, log=one.log)
         if isinstance(one, FloatDistribution):
-            return trial.suggest_float(self.key, one.low, one.high, step=one.step, log=one.log)
+            return self.value_of(trial.suggest_float(self.key, one.low, one.high, step=one.step, log=one.log))
         raise TypeError(type(one).__name__)
 
     def value_of(self, suggested: Any) -> Any:
         """Return what params.yaml would hold for a value of Optuna's."""
-        return suggested if self.meaning is None else self.meaning[suggested]
+        if self.meaning is not None:
+            return self.meaning[suggested]
+        one = self.distribution
+        if isinstance(one, FloatDistribution) and one.step is not None:
+            return _on_step(one, round((suggested - one.low) / one.step))
+        return suggested
+
+    def without(self, keys: set[str]) -> Dimension:
+        """Return the same dimension without its conditions on some keys."""
+        return replace(self, when={key: values for key, values in self.when.items() if key not in keys})
 
     def suggested_for(self, value: Any) -> Any:
         """Return Optuna's value for one of params.yaml's."""
@@ -105,7 +115,16 @@ class Space:
 
     def networks(self) -> Iterator[dict[str, Any]]:
         """Yield every combination of architecture and encoder that a trial may come to."""
-        yield from self._points([one for one in self.dimensions if one.key in ("model.architecture", "model.encoder")])
+        named = [one for one in self.dimensions if one.key in ("model.architecture", "model.encoder")]
+        varied = {one.key for one in self.dimensions} - {one.key for one in named}
+        told: list[dict[str, Any]] = []
+        # a condition on another key that varies may hold or not
+        for present in itertools.product(*([True, False] if varied & set(one.when) else [True] for one in named)):
+            counting = [one.without(varied) for one, holds in zip(named, present, strict=True) if holds]
+            for point in self._points(counting):
+                if point not in told:
+                    told.append(point)
+                    yield point
 
     def num_points(self) -> int:
         """Return how many points a space of choices and steps has.
@@ -155,7 +174,7 @@ def read_space(params: Params) -> Space:
         _check_key(key, params)
         for other, values in entry.when.items():
             _check_condition(key, other, values, params)
-    space = Space(tuple(_dimension(key, entries[key]) for key in _ordered(entries)), params)
+    space = Space(tuple(_dimension(key, entries[key], params) for key in _ordered(entries)), params)
     for one in space.dimensions:
         for value in _some_values(one):
             params.override({one.key: one.value_of(value)}, f"{WHERE}.{one.key}")
@@ -228,9 +247,11 @@ def _check_present(space: Space) -> None:
             )
 
 
-def _dimension(key: str, entry: SpaceEntry) -> Dimension:
+def _dimension(key: str, entry: SpaceEntry, params: Params) -> Dimension:
     if entry.choices is not None:
-        meaning = {_as_choice(one): one for one in entry.choices}
+        # as params.yaml would hold them: 1 is 1.0 where a number need not be whole
+        held = [params.override({key: one}, f"{WHERE}.{key}").value(key) for one in entry.choices]
+        meaning = {_as_choice(one): one for one in held}
         if len(meaning) < len(entry.choices):
             raise ParamsError("a choice is named twice", where=f"{WHERE}.{key}", remedy="take one out")
         return Dimension(key, CategoricalDistribution(tuple(meaning)), entry.when, meaning)
@@ -301,7 +322,7 @@ def _all_values(one: Dimension) -> Iterator[Any]:
         yield from range(distribution.low, distribution.high + 1, distribution.step)
     elif isinstance(distribution, FloatDistribution) and distribution.step is not None:
         num = round((distribution.high - distribution.low) / distribution.step)
-        yield from (distribution.low + place * distribution.step for place in range(num + 1))
+        yield from (_on_step(distribution, place) for place in range(num + 1))
     else:
         raise ParamsError(
             f"{one.key} is a range without step",
@@ -309,6 +330,11 @@ def _all_values(one: Dimension) -> Iterator[Any]:
             where=WHERE,
             remedy="give it a step, or choose another search.sampler.name: grid and brute_force try all values",
         )
+
+
+def _on_step(distribution: FloatDistribution, place: int) -> float:
+    """Return a value of a stepped range as people write it: in binary, 0.1 + 2 * 0.1 is not 0.3."""
+    return float(Decimal(str(distribution.low)) + place * Decimal(str(distribution.step)))
 
 
 def _some_values(one: Dimension) -> list[Any]:

@@ -198,7 +198,7 @@ def build_sampler(space: Space, seed: int) -> BaseSampler:
         Its arguments are not Optuna's.
     """
     chosen = space.present.search.sampler
-    arguments: dict[str, Any] = {**chosen.arguments, "seed": seed}
+    arguments: dict[str, Any] = {**chosen.arguments, "seed": seed % 2**32}
     if chosen.name == "grid":
         arguments["search_space"] = space.grid()
     if chosen.name == "brute_force":
@@ -215,8 +215,8 @@ def first_seed(params: Params) -> int:
         It is no whole number.
     """
     seed = params.search.sampler.arguments.get("seed", params.seed)
-    if not isinstance(seed, int):
-        raise ParamsError(f"seed is {seed!r}", expected="a whole number", where="search.sampler.arguments")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ParamsError(f"seed is {seed!r}", expected="a whole number from 0", where="search.sampler.arguments")
     return seed
 
 
@@ -318,9 +318,14 @@ def _require_same(study: Study, identity: Mapping[str, Any]) -> None:
 
 
 def _is_at_work(study: Study) -> bool:
+    """Return whether a worker somewhere makes trials; only where there are heartbeats, a dead one's do not count."""
     deadline = time.monotonic() + _PAUSE_S
     while time.monotonic() < deadline:
-        if study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        fail_stale_trials(study)
+        trials = study.get_trials(deepcopy=False)
+        if any(one.state == TrialState.RUNNING for one in trials):
+            return True
+        if [one.state for one in trials] == [TrialState.WAITING]:  # just made: nobody has begun
             return True
         time.sleep(0.1)
     return False

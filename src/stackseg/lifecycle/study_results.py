@@ -57,13 +57,17 @@ def dvc_changes(values: Mapping[str, Any], present: Params) -> list[str]:
     changes = []
     for key, value in values.items():
         if not isinstance(value, dict):
-            changes.append(f"{key}={_hydra(value)}")
+            changes.append(f"++{key}={_hydra(value)}")
             continue
-        held = present.value(key)
+        section, _, last = key.rpartition(".")
+        held = present.value(key) if last in getattr(present, section).model_fields_set else {}
         changes += [f"~{key}.{name}" for name in held if name not in value]
-        changes += [f"{'' if name in held else '+'}{key}.{name}={_hydra(one)}" for name, one in value.items()]
+        changes += [f"++{key}.{name}={_hydra(one)}" for name, one in value.items()]
     return changes
 
 
 def _hydra(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    if not isinstance(value, str):
+        return json.dumps(value)
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

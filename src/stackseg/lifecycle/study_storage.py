@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import optuna
 import psutil
@@ -39,6 +41,8 @@ _REMEDIES = (
     ("readonly", "give yourself write permission there, or name another --storage"),
     ("read-only", "give yourself write permission there, or name another --storage"),
     ("unable to open", "check that the folder is there and yours to write, or name another --storage"),
+    ("can't load plugin", "correct --storage"),
+    ("no such file", "make the folder, or correct --storage"),
     ("connection", "start the server, or correct --storage"),
     ("could not", "start the server, or correct --storage"),
     ("unavailable", "start the server, or correct --storage"),
@@ -48,23 +52,41 @@ StaleCallback = Callable[[Study, FrozenTrial], None]
 
 
 def storage_url(root: Path, given: str | None) -> str:
-    """Return the address of the study storage: as given, paths counted from the project's root, or the default."""
+    """Return the address of the study storage: as given, paths counted from the project's root, or the default.
+
+    Raises
+    ------
+    StoreError
+        It is no address that a study can be kept at.
+    """
     if given is None:
         return sqlite_uri(root / DATABASE_NAME)
-    if given.startswith("sqlite"):
-        scheme, _, rest = given.partition(":")
-        return sqlite_uri(root / rest.removeprefix("///"), scheme)
-    if given.startswith("postgresql:"):  # SQLAlchemy would take it for another driver's
-        return given.replace("postgresql:", "postgresql+psycopg:", 1)
-    if given.startswith("journal:"):
-        return f"journal:{root / given.removeprefix('journal:').removeprefix('//')}"
-    if "://" not in given:
-        raise StoreError(
-            f"{given} is no address",
-            expected="sqlite:///optuna.db, postgresql://…, grpc://host:port or journal:file",
-            where="--storage",
-        )
+    scheme, _, rest = given.partition(":")
+    if scheme.partition("+")[0] == "sqlite":
+        path, _, query = rest.removeprefix("///").partition("?")
+        if path in ("", "//", ":memory:"):
+            raise _no_address(given, "a database in memory, which is gone with the process")
+        return sqlite_uri(root / unquote(path), scheme) + (f"?{query}" if query else "")
+    if scheme == "journal":
+        return f"journal:{root / rest.removeprefix('//')}"
+    if not rest.startswith("//"):
+        raise _no_address(given, "no address")
+    try:
+        urlsplit(given).port  # noqa: B018  # it is read to be checked
+    except ValueError:
+        raise _no_address(given, "an address whose port is no number") from None
+    if scheme == "postgresql":  # SQLAlchemy would take it for another driver's
+        return f"postgresql+psycopg:{rest}"
     return given
+
+
+def _no_address(given: str, found: str) -> StoreError:
+    return StoreError(
+        f"{shown_uri(given)} is {found}",
+        expected="sqlite:///optuna.db, postgresql://…, grpc://host:port or journal:file",
+        where="--storage",
+        remedy="correct --storage",
+    )
 
 
 def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallback) -> BaseStorage:
@@ -138,14 +160,20 @@ def storage_errors(where: str) -> Iterator[None]:
 def is_storage_error(error: Exception) -> bool:
     """Return whether an exception comes from a study storage."""
     module = type(error).__module__
-    own = isinstance(error, optuna.exceptions.StorageInternalError | sqlalchemy.exc.SQLAlchemyError | ImportError)
-    return own or isinstance(error, OSError) or module.startswith(("grpc", "psycopg"))
+    kinds = (
+        optuna.exceptions.StorageInternalError,
+        sqlalchemy.exc.SQLAlchemyError,
+        sqlite3.Error,
+        ImportError,
+        OSError,
+    )
+    return isinstance(error, kinds) or module.startswith(("grpc", "psycopg"))
 
 
 def as_storage_error(error: Exception, where: str) -> StoreError:
     """Return an exception of a study storage as one line with a remedy."""
     cause: BaseException = error
-    while cause.__cause__ is not None and not str(cause.__cause__).startswith("("):
+    while cause.__cause__ is not None:
         cause = cause.__cause__
     text = (str(cause).splitlines() or [type(cause).__name__])[0][:300]
     remedy = next((remedy for sign, remedy in _REMEDIES if sign in str(error).lower() + text.lower()), "")

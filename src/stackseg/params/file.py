@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from stackseg.aside import write_text_aside
@@ -149,20 +150,48 @@ def write_values(path: Path, values: Mapping[str, Any]) -> None:
         A key does not exist or a value does not fit; the file stays as it is.
     """
     tree = read_tree(path)
+    present, known = _validate(tree, str(path)), set(dotted_keys())
     for key, value in values.items():
         *sections, last = key.split(".")
-        node = tree
+        node, above = tree, ""
         for name in sections:
-            node = node.setdefault(name, {})
-        held = node.get(last)
-        if isinstance(held, dict) and isinstance(value, dict):
-            for name in [one for one in held if one not in value]:
-                del held[name]
-            held.update(value)
-        else:
-            node[last] = value
+            above = f"{above}.{name}".removeprefix(".")
+            if above not in known:
+                raise _unknown_key(key, str(path))
+            if name not in node:
+                is_section = any(one.startswith(f"{above}.") for one in known)
+                # what a file leaves out has its default, of which only one part changes
+                node[name] = CommentedMap() if is_section else CommentedMap(present.value(above))
+            node = node[name]
+            if not isinstance(node, dict):
+                raise _unknown_key(key, str(path))
+        _replace(node, last, value)
     _validate(tree, str(path))
     write_tree(path, tree)
+
+
+def _replace(node: CommentedMap, key: str, value: Any) -> None:
+    """Replace a value; what ruamel keeps behind the last entry of a block, comments below it among them, stays."""
+    held = node.get(key)
+    comment = None
+    if isinstance(held, CommentedMap) and held:
+        comment = (held.ca.items.pop(next(reversed(held)), None) or [None] * 4)[2]
+    elif isinstance(held, CommentedSeq) and held:
+        comment = (held.ca.items.pop(len(held) - 1, None) or [None])[0]
+    if isinstance(held, CommentedMap) and isinstance(value, dict):
+        for name in [one for one in held if one not in value]:
+            del held[name]
+        held.update(value)
+        last = next(reversed(held), None)
+        holder, place, slots = held, last, [None, None, comment, None]
+    elif isinstance(value, list) and value:
+        node[key] = CommentedSeq(value)
+        holder, place, slots = node[key], len(value) - 1, [comment, None]
+    else:
+        node[key] = value
+        holder, place, slots = node, key, [None, None, comment, None]
+    if comment is not None and place is not None:
+        holder.ca.items[place] = slots
 
 
 def json_schema() -> str:
