@@ -19,7 +19,10 @@ SURFACE: dict[str, str] = {
     "catalog": "[DATA] --out",
     "train": "[DATA] --catalog --device --folds --out --processes --workers",
     "evaluate": "[DATA] --catalog --device --model --out",
-    "search": "--apply --catalog --data --device --register-best --resume --storage --study --timeout --top --trials --workers",
+    "search": (
+        "--apply --catalog --data --device --register-best --resume --storage --study --timeout --top --trials "
+        "--workers"
+    ),
     "register": "--data --out",
     "models": "--history --json",
     "promote": "[VERSION] --catalog --data --device --force --reason",
