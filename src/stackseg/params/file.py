@@ -189,11 +189,10 @@ def _replace(node: CommentedMap, key: str, value: Any) -> None:
         holder, place, slots = node[key], len(value) - 1, [comment, None]
     else:
         node[key] = value
-        # what stands behind the key of a block is kept elsewhere than what stands behind a value
-        behind = [one for one in (node.ca.items.get(key) or [None] * 4)[3] or [] if comment is not None]
-        if behind and comment is not None:
-            behind[0].value = behind[0].value.rstrip("\n") + comment.value
-            comment = behind[0]
+        own = (node.ca.items.get(key) or [None] * 3)[2]  # behind the key, where a block began below it
+        if own is not None and comment is not None:
+            own.value = own.value.rstrip("\n") + comment.value
+            comment = own
         holder, place, slots = node, key, [None, None, comment, None]
     if comment is not None and place is not None:
         holder.ca.items[place] = slots
