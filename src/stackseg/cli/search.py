@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,10 +60,12 @@ def search(
     The present params are trial 0. Trials are scored on the validation part; the test part is not read. The same
     command on another machine, with the same --storage, joins in. Ctrl-C ends it, --resume goes on.
     """
+    from stackseg.lifecycle.address import shown_uri
     from stackseg.lifecycle.search import Order, run_workers
     from stackseg.lifecycle.space import check_networks, read_space
     from stackseg.lifecycle.studies import build_pruner, build_sampler, first_seed, most_trials, open_study
     from stackseg.lifecycle.study_runs import close_study_run, study_run
+    from stackseg.lifecycle.study_storage import storage_errors
 
     params = load_params()
     described, machine = _readable(params, catalog, device, register_best)
@@ -79,7 +82,8 @@ def search(
     name = study or params.search.study
     checkpoints = checkpoints_folder(root) / "search" / name
     url, opened = _storage(params, root, storage, checkpoints)
-    found, created = open_study(opened, name, space, described, resume=resume)
+    with storage_errors(shown_uri(url)):
+        found, created = open_study(opened, name, space, described, resume=resume)
     parent = study_run(found, experiment_id, move_lock(root))
     folder = OUTPUTS / "search" / name
     order = Order(
@@ -100,18 +104,20 @@ def search(
         seed=first_seed(params) if created else secrets.randbelow(2**31),
         deadline=None if timeout is None else time.time() + timeout,
     )
-    status = "FAILED"
     try:
         with ShownStudy(order, found) as shown:
             run_workers(order, found, on_change=shown.update, on_interrupt=shown.interrupted)
-        status = "FINISHED"
     except KeyboardInterrupt:
-        status = "KILLED"
         options = [f"--trials {trials}", "--storage URL" * bool(storage), f"--study {study}" * bool(study)]
+        close_study_run(found, parent, experiment_id, "KILLED")
         say(f"interrupted; `stackseg search {' '.join(one for one in options if one)} --resume` goes on")
         raise
-    finally:
-        close_study_run(found, parent, experiment_id, status)
+    except Exception:
+        # on a full disk this fails as well, and would hide why
+        with suppress(Exception):
+            close_study_run(found, parent, experiment_id, "FAILED")
+        raise
+    close_study_run(found, parent, experiment_id, "FINISHED")
     _finish(found, space, order, apply=apply, register_best=register_best)
 
 
