@@ -135,8 +135,15 @@ class TestMoves:
         for wanted in ("champion", "9", "latest", ""):
             with pytest.raises(StoreError, match=r"expected one of challenger, 4, 3, 2, 1"):
                 find(known, wanted)
-        with pytest.raises(StoreError, match="dvc repro"):
+        with pytest.raises(StoreError, match=r"dvc repro.*stackseg register"):
             find(registered("unheard of"), "champion")
+
+    def test_an_alias_that_nothing_has_yet_is_said_in_plain_words(self, root: Path) -> None:
+        with pytest.raises(StoreError, match=r": no earlier champion; expected one of challenger"):
+            find(registered(NAME), PREVIOUS)
+        move_to(root, "4")
+        with pytest.raises(StoreError, match="no version was registered since the last promotion"):
+            find(registered(NAME), CHALLENGER)
 
 
 class TestInterruptions:

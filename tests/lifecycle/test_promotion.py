@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from stackseg.errors import DataError
 from stackseg.imaging.splits import PlaneRef
 from stackseg.learning.evaluation import PlaneCounts
-from stackseg.lifecycle.promotion import Verdict, judge, unseen_planes
+from stackseg.lifecycle import promotion
+from stackseg.lifecycle.promotion import Verdict, judge, measure_speed, unseen_planes
 from stackseg.params import Params
 
 CLASSES = ("pore", "grain")
@@ -64,6 +66,13 @@ class Entrant:
     @property
     def bundle(self) -> Model:
         return Model(f"digest-{self.version}")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A segmented plane of a megapixel."""
+
+    mask_yx: np.ndarray = field(default_factory=lambda: np.zeros((1000, 1000), np.uint8))
 
 
 @dataclass(frozen=True)
@@ -212,6 +221,14 @@ class TestAgainstAChampion:
         forward, backward = judged(a, b, floor_mean_iou=0.0), judged(b, a, floor_mean_iou=0.0)
         assert not (forward.passed and backward.passed)
         assert forward.gain_mean_iou == pytest.approx(-(backward.gain_mean_iou or 0))
+
+
+def test_the_least_disturbed_run_is_the_speed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = iter([0, 9, 10, 10.5, 20, 24, 30, 30.2, 40, 47, 50, 51])  # six runs; the first one warms up
+    monkeypatch.setattr(promotion.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(promotion, "find_specimens", lambda data: [Named("rock")])
+    monkeypatch.setattr(promotion, "segment", lambda *_, **__: [Answered()])
+    assert measure_speed(None, tmp_path, PlaneRef("rock", 0)) == pytest.approx(200)  # type: ignore[arg-type]
 
 
 class TestUnseenPlanes:

@@ -22,7 +22,6 @@ from stackseg.lifecycle import studies
 from stackseg.lifecycle.space import Space, read_space
 from stackseg.lifecycle.studies import (
     FAILURE,
-    INTERRUPTED,
     PRUNERS,
     SAMPLERS,
     SURPLUS,
@@ -31,6 +30,7 @@ from stackseg.lifecycle.studies import (
     build_pruner,
     build_sampler,
     first_seed,
+    hand_back_lost,
     load_study,
     most_trials,
     objective_place,
@@ -258,7 +258,6 @@ class TestStanding:
             (TrialState.PRUNED, {}),
             (TrialState.FAIL, {FAILURE: "out of memory"}),
             (TrialState.FAIL, {}),
-            (TrialState.FAIL, {INTERRUPTED: True}),
             (TrialState.FAIL, {SURPLUS: True}),
             (TrialState.FAIL, {SURPLUS: True}),
         ]
@@ -268,8 +267,8 @@ class TestStanding:
         study.ask()
         study.enqueue_trial({})
         standing = standing_of(study.trials)
-        assert standing == Standing(num_complete=2, num_pruned=1, num_failed=2, num_running=1)
-        assert standing.num_finished == 5
+        assert standing == Standing(num_complete=2, num_pruned=1, num_failed=1, num_running=1)
+        assert standing.num_finished == 4
 
     @pytest.mark.filterwarnings("ignore:RetryHeartbeatStaleTrialCallback is experimental")
     def test_a_trial_that_was_taken_up_counts_once(self) -> None:
@@ -295,6 +294,19 @@ class TestStanding:
         RetryHeartbeatStaleTrialCallback(max_retry=1)(study, study.trials[0])
         study.tell(study.ask(), 0.5)
         assert standing_of(study.trials) == Standing(1, 0, 0, 0)
+
+    def test_what_was_lost_is_handed_back_once(self) -> None:
+        study = optuna.create_study()
+        for attributes in ({}, {FAILURE: "out of memory"}, {SURPLUS: True}):
+            trial = study.ask()
+            trial.suggest_float("x", 0, 1)
+            for name, value in attributes.items():
+                trial.set_user_attr(name, value)
+            study.tell(trial, state=TrialState.FAIL)
+        for _ in range(2):
+            hand_back_lost(study)
+            assert [one.number for one in study.trials if one.state == TrialState.WAITING] == [3]
+        assert study.ask().suggest_float("x", 0, 1) == study.trials[0].params["x"]
 
     def test_nothing_yet(self) -> None:
         assert standing_of([]).num_finished == 0

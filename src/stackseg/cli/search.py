@@ -303,9 +303,7 @@ def _show_worth(study: Study) -> None:
 def _outcome(study: Study, one: FrozenTrial) -> str:
     if one.values:
         return figure(_iou(study, one)) if one.state.name == "COMPLETE" else f"pruned at {figure(one.value)}"
-    return str(
-        one.user_attrs.get("failure") or ("interrupted" if "interrupted" in one.user_attrs else one.state.name.lower())
-    )
+    return str(one.user_attrs.get("failure") or "interrupted")
 
 
 def _iou(study: Study, one: FrozenTrial) -> float:

@@ -140,9 +140,11 @@ def _work(order: Order, place: int, parent_process: int, told: Connection, stop:
     except StacksegError as error:
         told.send(error)
     except Exception as error:
-        if not is_storage_error(error):
+        # Optuna runs into an assertion of its own where it cannot tell how a trial ended
+        cause = error if is_storage_error(error) else error.__context__
+        if not isinstance(cause, Exception) or not is_storage_error(cause):
             raise
-        told.send(as_storage_error(error, shown_uri(order.url)))
+        told.send(as_storage_error(cause, shown_uri(order.url)))
 
 
 def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> None:

@@ -70,9 +70,9 @@ DIRECTIONS = {
 Made = TypeVar("Made")
 # attributes of a study
 IDENTITY, STUDY_ID = "stackseg.identity", "stackseg.id"
-# attributes of a trial that did not count, and why
-INTERRUPTED, SURPLUS = "interrupted", "surplus"
-FAILURE, RUN_ID, FOLD_SCORES = "failure", "run_id", "fold_scores"
+# attributes of a trial: why it failed, that there was one too many, or which one it makes once more
+FAILURE, SURPLUS, AGAIN = "failure", "surplus", "again"
+RUN_ID, FOLD_SCORES = "run_id", "fold_scores"
 # a study between two trials is still at work
 _PAUSE_S = 3
 _CREATION_TIMEOUT_S = 30
@@ -94,16 +94,39 @@ class Standing:
 
 
 def standing_of(trials: Sequence[FrozenTrial]) -> Standing:
-    """Count trials by how they ended."""
-    taken_up = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
-    done_with = [one for one in trials if one.state == TrialState.FAIL and one.number not in taken_up]
+    """Count trials by how they ended; failed are those that failed for a reason of their own."""
     states = [one.state for one in trials]
+    taken_up = _taken_up(trials)
+    failed = [one for one in trials if one.state == TrialState.FAIL and one.number not in taken_up]
     return Standing(
         num_complete=states.count(TrialState.COMPLETE),
         num_pruned=states.count(TrialState.PRUNED),
-        num_failed=sum(not (INTERRUPTED in one.user_attrs or SURPLUS in one.user_attrs) for one in done_with),
+        # a trial that has cost two workers their lives is not tried a third time
+        num_failed=sum(FAILURE in one.user_attrs or "retry_history" in one.system_attrs for one in failed),
         num_running=states.count(TrialState.RUNNING),
     )
+
+
+def _taken_up(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the trials that others make, or made, once more."""
+    stale = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
+    return stale | {one.user_attrs[AGAIN] for one in trials if AGAIN in one.user_attrs}
+
+
+def hand_back(study: Study, number: int, params: Mapping[str, Any]) -> None:
+    """Queue the params of a trial that was interrupted, so that nothing of the study is lost."""
+    if params:
+        study.enqueue_trial(dict(params), user_attrs={AGAIN: number})
+
+
+def hand_back_lost(study: Study) -> None:
+    """Queue what was interrupted and could not be handed back then, as on a full disk."""
+    trials = study.get_trials(deepcopy=False)
+    taken_up = _taken_up(trials)
+    for one in trials:
+        given_up = {FAILURE, SURPLUS} & set(one.user_attrs) or "retry_history" in one.system_attrs
+        if one.state == TrialState.FAIL and one.number not in taken_up and not given_up:
+            hand_back(study, one.number, one.params)
 
 
 def open_study(storage: BaseStorage, name: str, space: Space, catalog: Catalog, *, resume: bool) -> tuple[Study, bool]:
@@ -161,6 +184,8 @@ def open_study(storage: BaseStorage, name: str, space: Space, catalog: Catalog, 
             where="--study",
             remedy="--resume goes on with it, --study NAME begins another",
         )
+    if resume and not _is_at_work(study):
+        hand_back_lost(study)
     return study, False
 
 

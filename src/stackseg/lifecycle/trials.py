@@ -35,10 +35,10 @@ from stackseg.lifecycle.space import Space
 from stackseg.lifecycle.studies import (
     FAILURE,
     FOLD_SCORES,
-    INTERRUPTED,
     RUN_ID,
     SURPLUS,
     best_trials,
+    hand_back,
     standing_of,
 )
 from stackseg.lifecycle.training_runs import train_and_log
@@ -81,17 +81,21 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
     started = time.perf_counter()
     follower = _Follower(trial, bench.parent_process)
     try:
-        values = _values(trial, bench, follower)
+        try:
+            values = _values(trial, bench, follower)
+        finally:
+            # first of all: on a full disk this makes room for what is to be told of the trial
+            shutil.rmtree(bench.checkpoints / _folder_name(trial.number), ignore_errors=True)
     except TrialPruned:
         _end(trial, "pruned", started)
         raise
     except KeyboardInterrupt:
-        _hand_back(trial)
+        hand_back(trial.study, trial.number, trial.params)
         _end(trial, "interrupted", started)
         raise
     except (ModelError, ParamsError, torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, ModelError | ParamsError) and not is_out_of_memory(error):
-            _hand_back(trial)
+            hand_back(trial.study, trial.number, trial.params)
             raise
         message = "out of memory" if is_out_of_memory(error) else str(error)
         trial.set_user_attr(FAILURE, message)
@@ -99,10 +103,9 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
         raise TrialError(message) from None
     except Exception:
         # a full disk, a lost server: not the trial's fault
-        _hand_back(trial)
+        hand_back(trial.study, trial.number, trial.params)
         raise
     finally:
-        shutil.rmtree(bench.checkpoints / _folder_name(trial.number), ignore_errors=True)
         gc.collect()
         torch.cuda.empty_cache()
     objectives = bench.space.present.search.objectives
@@ -289,13 +292,6 @@ def _refuse_surplus(trial: Trial, bench: Bench) -> None:
     if standing_of(trials).num_finished + earlier >= bench.num_trials:
         trial.set_user_attr(SURPLUS, True)
         raise TrialError("one more than was asked for")
-
-
-def _hand_back(trial: Trial) -> None:
-    """Queue the params of a trial that was interrupted, so that nothing of the study is lost."""
-    trial.set_user_attr(INTERRUPTED, True)
-    if trial.params:
-        trial.study.enqueue_trial(trial.params)
 
 
 def _end(trial: Trial, state: str, started: float, message: str = "") -> None:

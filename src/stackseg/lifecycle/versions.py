@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from mlflow.tracking import MlflowClient
 from stackseg.errors import ModelError, StoreError
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+NONE_YET = "`dvc repro` makes one; if it finds nothing to do, `stackseg register` brings in the one of outputs/"
+_ABSENT = {CHALLENGER: "no version was registered since the last promotion", PREVIOUS: "no earlier champion"}
 
 
 @dataclass(frozen=True)
@@ -67,32 +71,47 @@ def find(known: Registered, wanted: str) -> str:
     if number in known.versions:
         return number
     there = [*known.aliases, *known.versions]
+    absent = _ABSENT.get(wanted) if there else None
     raise StoreError(
-        f"no version or alias {wanted!r}",
+        absent or f"no version or alias {wanted!r}",
         expected=f"one of {', '.join(there)}" if there else "a registered version",
         where=f"registered model {known.name}",
-        remedy="`stackseg models` lists them; `stackseg promote` names a champion"
-        if there
-        else "`dvc repro` makes one",
+        remedy="`stackseg models` lists them; `stackseg promote` names a champion" if there else NONE_YET,
     )
 
 
+def uri_of(version: ModelVersion) -> str:
+    """Return a version's address, as people know it."""
+    return f"models:/{version.name}/{version.version}"
+
+
 @contextmanager
-def bundle_at(uri: str) -> Iterator[Path]:
-    """Yield a copy of the bundle inside a logged model, such as ``models:/stackseg/3``, from wherever it is kept.
+def bundle_at(uri: str, called: str) -> Iterator[Path]:
+    """Yield a copy of the bundle inside a logged model, from wherever it is kept.
+
+    Parameters
+    ----------
+    uri
+        As MLflow names it, e.g. the source of a version.
+    called
+        What errors name, also those about the copy: it is gone by the time that they are read.
 
     Raises
     ------
     ModelError
         The artifacts are not there, or hold no bundle of ours.
     """
-    with tempfile.TemporaryDirectory(prefix="stackseg-") as folder:
+    with tempfile.TemporaryDirectory(prefix="stackseg-", ignore_cleanup_errors=True) as folder:
         try:
             root = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        except KeyboardInterrupt:
+            # MLflow's threads go on copying until the process ends; what they write meanwhile is removed after them
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            raise
         except (MlflowException, OSError) as error:
             raise ModelError(
                 f"its artifacts cannot be had ({str(error).splitlines()[0][:160]})",
-                where=uri,
+                where=called,
                 remedy="check the version by `stackseg models`; a moved project is mended by `stackseg relocate`",
             ) from None
         try:
@@ -100,8 +119,12 @@ def bundle_at(uri: str) -> Iterator[Path]:
         except (MlflowException, OSError, KeyError, TypeError):
             raise ModelError(
                 "no model of stackseg's",
-                where=uri,
+                where=called,
                 expected="a bundle among its artifacts",
                 remedy="name another version",
             ) from None
-        yield root / inside
+        try:
+            yield root / inside
+        except ModelError as error:
+            found, where = (text.replace(str(root / inside), called) for text in (error.found, error.where))
+            raise ModelError(found, expected=error.expected, where=where, remedy=error.remedy) from None
