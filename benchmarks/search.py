@@ -2,7 +2,7 @@
 
     python benchmarks/search.py [--images I.tif --masks M.tif] [--trials 16] [--repeats 3] [--epochs 9]
 
-Without images, the sample stack is taken, with much noise. Three figures, by the verbs that a user types:
+Without images, the sample stack is taken, cut down to 32 planes of 128². Three figures, by the verbs that a user types:
 
 - pruning: compute and best score of the default pruner against none, from the same seeds, repeat by repeat; compute is
   counted in epochs trained (each with its validation) and in seconds of trials

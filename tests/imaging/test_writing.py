@@ -130,6 +130,11 @@ class TestNothingHalfWritten:
         with pytest.raises(MachineError, match="cannot be written: No such file or directory"):
             write_stack(tmp_path / "no" / "s.tif", self.planes(2), num_planes=2)
 
+    def test_folder_that_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("no folder")
+        with pytest.raises(MachineError, match="cannot be written: Not a directory"):
+            write_stack(tmp_path / "file" / "s.tif", self.planes(2), num_planes=2)
+
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
     def test_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "s.tif"

@@ -16,13 +16,15 @@ from stackseg.lifecycle.versions import bundle_at
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 INTERRUPTED = """
-import _thread, sys, time
+import signal, sys, threading, time
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from stackseg.cli import main
 from stackseg.lifecycle.versions import bundle_at
 
 def slow(self, remote_file_path, local_path):
-    _thread.interrupt_main()
+    time.sleep(0.2)  # until all threads have been started: concurrent.futures loses one that is interrupted at that
+    if remote_file_path.endswith("MLmodel"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     for place in range(20):
         time.sleep(0.02)
         with open(f"{local_path}.{place}", "w") as file:
@@ -69,7 +71,12 @@ def test_an_interrupted_copy_ends_as_interrupted_and_leaves_nothing(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, logged.as_uri()], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", INTERRUPTED, logged.as_uri()],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=60,
     )
     assert done.returncode == 130, done.stderr
     assert done.stderr == "interrupted\n"

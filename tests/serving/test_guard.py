@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackseg.serving.guard import Limits, RefusedRequestError, check_request, sentence_of
+from stackseg.serving.guard import Limits, RefusedRequestError, check_content_type, check_request, sentence_of
 
 LIMITS = Limits(max_megabytes=1, max_megapixels=1, max_images=3)
 PARAMETERS = ("output", "tta")
@@ -38,6 +38,7 @@ def refusal(body: Any) -> str:
         split(IMAGE, IMAGE, IMAGE),
         split(IMAGE, params={"output": "png", "tta": True}),
         split(IMAGE, params=None),
+        split(base64.encodebytes(bytes(200)).decode()),  # in lines, as GNU base64 writes it
         {"dataframe_records": [{"image": IMAGE}]},
         {"dataframe_split": {"index": [0], "columns": ["image"], "data": [[IMAGE]]}},
     ],
@@ -61,7 +62,8 @@ def test_what_the_model_takes_goes_through(body: Any) -> None:
         (split(*[IMAGE] * 4), "4 images in one request; expected 1 to 3"),
         (split("/etc/passwd"), "not followed"),
         (split("https://example.org/image.tif"), "not followed"),
-        (split(None), "no base64"),
+        (split(None), "the image is no base64"),
+        (split(IMAGE, "/etc/passwd", IMAGE), "image 2 of 3 is no base64"),
         (split(""), "no base64"),
         (split([[1, 2], [3, 4]]), "no base64"),
         (split(IMAGE, params=[1]), "params is no JSON object"),
@@ -75,6 +77,26 @@ def test_what_the_model_takes_goes_through(body: Any) -> None:
 )
 def test_anything_else_is_refused_in_one_sentence(body: Any, told: str) -> None:
     assert told in refusal(body)
+
+
+@pytest.mark.parametrize("text", ["application/json", "Application/JSON", "application/json; charset=UTF-8"])
+def test_media_types_are_read_as_http_means_them(text: str) -> None:
+    check_content_type(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "no content type"),
+        ("text/csv", "an unsupported content type"),
+        ("json", "an unsupported content type"),
+        ("application/json; charset=latin-1", "an unsupported charset: send JSON in UTF-8"),
+    ],
+)
+def test_other_content_types_are_refused_with_what_is_expected(text: str, told: str) -> None:
+    with pytest.raises(RefusedRequestError, match=told) as caught:
+        check_content_type(text)
+    assert caught.value.status == 415
 
 
 JSON = st.recursive(
@@ -104,6 +126,10 @@ class TestWhatIsToldOfAnError:
         assert sentence_of(500, b"Internal Server Error") == "the server failed; its log says more"
         assert sentence_of(500, json.dumps(body).encode()) == "the server failed; its log says more"
         assert "--timeout" in sentence_of(504, b"Request processing time exceeded limit")
+
+    @pytest.mark.parametrize("status", [404, 405])
+    def test_an_address_that_is_none(self, status: int) -> None:
+        assert "POST /invocations; GET /ping" in sentence_of(status, b'{"detail":"Not Found"}')
 
     def test_a_parameter_of_the_wrong_type(self) -> None:
         body = {"message": "Failed to predict data 'x'. \nError: Invalid parameters found: {('tta', \"secret\")}"}

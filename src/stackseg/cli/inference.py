@@ -68,7 +68,8 @@ def predict(
             raise TypeError("a loaded bundle has a spec")
         for note in stack.info.notes:
             say(f"{image}: {note}")
-        drift = measure_drift(stack, stack.info.voxel_size_zyx_um, spec)
+        with _naming(image):
+            drift = measure_drift(stack, stack.info.voxel_size_zyx_um, spec)
         if not ignore_voxel_size:
             require_voxel_size(drift, where=str(image), remedy="or add --ignore-voxel-size")
         for sentence in drift.sentences():
@@ -169,15 +170,33 @@ def serve(
 @contextmanager
 def _bundle_folder(model: str) -> Iterator[Path]:
     """Yield the folder of the bundle that is meant: a folder of this machine, or one from the registry."""
-    from stackseg.lifecycle.versions import bundle_at, find
+    from stackseg.lifecycle.versions import bundle_at, find, uri_of
 
     if Path(model).is_dir():
         yield Path(model)
         return
     _, known = ready_registry(load_params())
-    uri = model if model.startswith("models:/") else str(known.versions[find(known, model)].source)
-    with bundle_at(uri) as folder:
+    if model.startswith("models:/"):
+        uri = called = model
+    else:
+        version = known.versions[find(known, model)]
+        uri, called = str(version.source), uri_of(version)
+    with bundle_at(uri, called) as folder:
         yield folder
+
+
+@contextmanager
+def _naming(image: Path) -> Iterator[None]:
+    """Name the file in an error that names a plane of it at most."""
+    from stackseg.errors import DataError
+
+    try:
+        yield
+    except DataError as error:
+        if str(image) in error.where:
+            raise
+        where = f"{image} {error.where}".rstrip()
+        raise DataError(error.found, expected=error.expected, where=where, remedy=error.remedy) from None
 
 
 def _write(

@@ -43,21 +43,24 @@ def promote(
     """
     from stackseg.lifecycle.versions import CHALLENGER, CHAMPION, find
 
+    reason = (reason or "").strip()
     if force and not reason:
         raise typer.BadParameter("--force needs --reason TEXT, which the history keeps")
     params = load_params()
     root, known = ready_registry(params)
-    wanted = find(known, version or CHALLENGER)
+    wanted = find(known, CHALLENGER if version is None else version)
     champion = known.aliases.get(CHAMPION)
     if wanted == champion:
         say(f"version {wanted} is the champion already")
         return
     if force:
+        # the gate is left out, but not whether it can be served at all
+        _loaded(known.versions[wanted], None)
         warn("the gate is left out: nobody has shown that this version is better")
-        _move(root, wanted, known, "force", str(reason), {})
+        _move(root, wanted, known, "force", reason, {})
         return
     verdict = _judged(params, known.versions[wanted], known.versions.get(champion or ""), data, catalog, device)
-    _show_verdict(verdict)
+    _show_verdict(verdict, params.promotion.confidence)
     _note_verdict(known.versions[wanted], verdict)
     if not verdict.passed:
         for one in verdict.reasons:
@@ -101,14 +104,14 @@ def _judged(
 def _loaded(version: ModelVersion, device: Any) -> Contender:
     from stackseg.learning.bundle import load_bundle
     from stackseg.lifecycle.promotion import Contender
-    from stackseg.lifecycle.versions import bundle_at
+    from stackseg.lifecycle.versions import bundle_at, uri_of
 
-    with bundle_at(str(version.source)) as folder:
+    with bundle_at(str(version.source), uri_of(version)) as folder:
         num_bytes = sum(one.stat().st_size for one in folder.iterdir())
         return Contender(str(version.version), load_bundle(folder, device), num_bytes)
 
 
-def _show_verdict(verdict: Verdict) -> None:
+def _show_verdict(verdict: Verdict, confidence: float) -> None:
     champion = f"champion {verdict.champion}" if verdict.champion else "no champion"
     left_out = f", {verdict.num_planes_seen} left out as seen" if verdict.num_planes_seen else ""
     title = f"{verdict.num_planes} test planes ({verdict.num_units} independent: {verdict.unit}){left_out}"
@@ -118,7 +121,11 @@ def _show_verdict(verdict: Verdict) -> None:
     rows += [(f"IoU {one.name}", one.challenger, one.champion, _signed(one.change)) for one in verdict.classes]
     table(title, ("", f"challenger {verdict.challenger}", champion, "change"), rows)
     if verdict.gain is not None and verdict.gain.low is not None:
-        say(f"gain in mean IoU between {verdict.gain.low:+.4f} and {verdict.gain.high:+.4f}, paired bootstrap")
+        # each end of the two-sided interval is exceeded, or kept below, with the confidence that was asked for
+        say(
+            f"gain in mean IoU above {verdict.gain.low:+.4f} with {confidence:.0%} confidence, below "
+            f"{verdict.gain.high:+.4f} with as much, paired bootstrap"
+        )
     say(f"{verdict.ms_per_megapixel:.0f} ms per megapixel here, {verdict.megabytes:.1f} MB")
 
 

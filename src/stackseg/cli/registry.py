@@ -81,6 +81,7 @@ def models(
 ) -> None:
     """List the registered versions, or the moves of the champion."""
     from stackseg.lifecycle.moves import history as moves_of
+    from stackseg.lifecycle.versions import NONE_YET
 
     _, known = ready_registry(load_params())
     if history:
@@ -100,11 +101,11 @@ def models(
         return
     if not known.versions:
         say(f"no version of {known.name} is registered yet")
-        next_step("dvc repro")
+        next_step(NONE_YET)
         return
-    columns = ("v", "alias", "IoU", "interval", "data", "catalog", "commit", "run", "age")
+    columns = ("v", "alias", "IoU", "interval", "data", "cat.", "commit", "run", "age")
     rows = [_version_row(one, known.aliases_of(number)) for number, one in known.versions.items()]
-    table(f"versions of {known.name}", columns, rows, whole=("alias", "commit"))
+    table(f"versions of {known.name}", columns, rows, whole=[one for one in columns if one != "alias"])
     if "champion" not in known.aliases:
         next_step("stackseg promote")
 
@@ -117,14 +118,15 @@ def _move_row(move: Move) -> tuple[str, ...]:
 
 def _version_row(version: ModelVersion, aliases: list[str]) -> tuple[Any, ...]:
     tags = version.tags
-    interval = tags.get("mean_iou_interval", "")
+    low, dots, high = tags.get("mean_iou_interval", "").partition(" ")[0].partition("..")
+    # short enough for 80 columns with an alias; --json has all of it
     return (
         str(version.version),
         ", ".join(aliases),
         tags.get("mean_iou", ""),
-        interval.partition(" ")[0].replace("0.", ".") if ".." in interval else "null",
-        tags.get("data_md5", "")[:6],
-        tags.get("catalog_digest", "")[:6],
+        f"{float(low):.3f}–{float(high):.3f}".replace("0.", ".") if dots else "null",
+        tags.get("data_md5", "")[:4],
+        tags.get("catalog_digest", "")[:4],
         tags.get("git_commit", "")[:7] + ("+" if tags.get("git_dirty") == "true" else ""),
         str(version.run_id)[:6],
         _age(version.creation_timestamp),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+
 import uvicorn
 from mlflow.tracking import MlflowClient
 
@@ -33,10 +37,11 @@ def run_server(
     Raises
     ------
     MachineError
-        The address is taken.
+        The address is taken, or none of this machine's.
     StoreError
         There is no such version, or what is to be watched is no alias.
     """
+    listener = _bound(host, port)
     cores = Cores(num_cores())
 
     def load(version: str) -> Loaded:
@@ -70,13 +75,27 @@ def run_server(
             now=version,
             seconds=watch_seconds,
         ).start()
-    config = uvicorn.Config(build_app(exchangeable, limits), host=host, port=port, log_level="info", access_log=False)
-    server = _Announced(config, loaded.label, limits)
+    config = uvicorn.Config(build_app(exchangeable, limits), log_level="info", access_log=False)
+    _Announced(config, loaded.label, limits).run([listener])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Take the address before the model is loaded, which would be in vain for one that cannot be had.
+
+    Whoever asks meanwhile waits until it is loaded.
+    """
+    where, family = f"{host}:{port}", socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        server.run()
-    except SystemExit:
+        (*_, address), *_ = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        return socket.create_server(address, family=family)
+    except (socket.gaierror, UnicodeError):
+        raise MachineError("no such host", where=where, remedy="name an address of this machine by --host") from None
+    except OSError as error:
+        foreign = error.errno == errno.EADDRNOTAVAIL
         raise MachineError(
-            "the server could not start", where=f"{host}:{port}", remedy="name a free port by --port"
+            f"cannot listen there ({os.strerror(error.errno or 0)})",
+            where=where,
+            remedy="name an address of this machine by --host" if foreign else "name a free port by --port",
         ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -97,7 +98,9 @@ def write_stack(
             remedy="free some space" if full else "check that the folder exists and may be written to",
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        # where there is no folder to write to there is nothing to remove either
+        with suppress(OSError):
+            part.unlink()
 
 
 def _pages(

@@ -265,8 +265,9 @@ def build_pruner(params: Params) -> BasePruner:
     chosen, train = params.search.pruner, params.train
     defaults: dict[str, Any] = {}
     if chosen.name in ("successive_halving", "hyperband"):
-        # Optuna would guess these from the first trial that ends, and prune nothing until then
-        defaults["min_resource"] = train.validate_every
+        # Optuna would guess these from the first trial that ends, and prune nothing until then; the very first epochs,
+        # in which the learning rate still rises, say little
+        defaults["min_resource"] = max(train.validate_every, round(train.epochs / 6))
     if chosen.name == "hyperband":
         defaults["max_resource"] = train.epochs
     return _made(PRUNERS[chosen.name], defaults | dict(chosen.arguments), "search.pruner.arguments")

@@ -15,6 +15,8 @@ from stackseg.errors import DataError
 
 OutputForm = Literal["png", "tiff", "npz"]
 OUTPUT_FORMS: tuple[OutputForm, ...] = ("png", "tiff", "npz")
+IGNORE_VOXEL_SIZE = 'set the parameter "ignore_voxel_size"'
+"""How a refusal names the way out; `stackseg segment-remote` has an option instead."""
 
 Mask = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]

@@ -18,7 +18,7 @@ import tifffile
 from stackseg.errors import DataError, MachineError
 from stackseg.imaging.axes import VoxelSize
 from stackseg.imaging.channels import PlaneSource
-from stackseg.serving.answers import decode_mask
+from stackseg.serving.answers import IGNORE_VOXEL_SIZE, decode_mask
 
 CONNECT_SECONDS = 10
 ANSWER_FIELDS = {
@@ -57,7 +57,7 @@ class Remote:
         Raises
         ------
         MachineError
-            The server does not answer.
+            The server does not answer, or is another.
         DataError
             It refuses; its own sentence says why.
         """
@@ -108,13 +108,17 @@ class Remote:
         try:
             response = session.post(address, json=body, timeout=(CONNECT_SECONDS, self.timeout_s))
         except requests.RequestException as error:
-            raise MachineError(
-                f"the server does not answer ({type(error).__name__})",
-                where=address,
-                remedy="start it with `stackseg serve`, or check the address",
-            ) from None
+            raise _unanswered(error, address) from None
         if response.status_code != requests.codes.ok:
-            raise DataError(f"{where} was refused ({response.status_code}): {_told(response)}", where=address)
+            told = _told(response)
+            if told is None and response.status_code in _OF_OTHERS:
+                raise MachineError(
+                    f"no server of stackseg's ({response.status_code} {response.reason})",
+                    where=address,
+                    remedy="check the address; `stackseg serve` says it when it starts",
+                )
+            sentence = told or response.reason or "no reason given"
+            raise DataError(f"{where} was refused ({response.status_code}): {sentence}", where=address)
         try:
             answer: dict[str, Any] = response.json()["predictions"][0]
             missing = ANSWER_FIELDS - set(answer)
@@ -138,10 +142,29 @@ def encode_image(planes: list[npt.NDArray[np.generic]], voxel_size_zyx_um: Voxel
     return file.getvalue()
 
 
-def _told(response: requests.Response) -> str:
+# what a server says that has no such address; a proxy before ours says other things
+_OF_OTHERS = (requests.codes.not_found, requests.codes.method_not_allowed, requests.codes.not_implemented)
+
+
+def _told(response: requests.Response) -> str | None:
+    """Return the sentence of a refusal, or None where it is not of the form that stackseg's and MLflow's are of."""
     try:
         tree = response.json()
-        text = str(tree.get("error") or tree.get("message"))
+        text = tree.get("error") or tree.get("message")
     except (ValueError, AttributeError):
-        text = response.reason or "no reason given"
-    return " ".join(text.rpartition("\nError: ")[2].split())[:400]
+        return None
+    if not isinstance(text, str):
+        return None
+    sentence = " ".join(text.rpartition("\nError: ")[2].split())[:400]
+    return sentence.replace(IGNORE_VOXEL_SIZE, "add --ignore-voxel-size")
+
+
+def _unanswered(error: requests.RequestException, address: str) -> MachineError:
+    found, remedy = f"the server does not answer ({type(error).__name__})", "check the address"
+    if isinstance(error, requests.exceptions.MissingSchema | requests.exceptions.InvalidSchema):
+        found, remedy = "an address without http", "begin it with http://"
+    elif isinstance(error, requests.ReadTimeout):
+        remedy = "wait longer by --timeout, or send fewer at a time by --in-flight"
+    elif isinstance(error, requests.ConnectionError):
+        remedy = "start it with `stackseg serve`, or check the address"
+    return MachineError(found, where=address, remedy=remedy)

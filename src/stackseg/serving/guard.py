@@ -11,12 +11,16 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass
+from email.message import Message as Headers
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stackseg.serving.images import called
+
 FORM = '{"dataframe_split": {"columns": ["image"], "data": [["<base64 of a TIFF or PNG file>"]]}}'
 PREDICT_PATH = "/invocations"
+ADDRESSES = f"POST {PREDICT_PATH}; GET /ping, /health and /version"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class RefusedRequestError(Exception):
 
 
 class Guard:
-    """ASGI middleware around MLflow's scoring app; only requests for predictions are looked at."""
+    """ASGI middleware around MLflow's scoring app; of requests only those for predictions are looked at."""
 
     def __init__(self, app: ASGIApp, limits: Limits, parameters: tuple[str, ...]) -> None:
         self._app = app
@@ -46,8 +50,11 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request that is in order; answer any other with one sentence."""
-        if scope["type"] != "http" or scope["path"] != PREDICT_PATH or scope["method"] != "POST":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if scope["path"] != PREDICT_PATH or scope["method"] != "POST":
+            await self._app(scope, receive, _Cleaned(send))
             return
         try:
             self._check_headers(scope)
@@ -56,14 +63,14 @@ class Guard:
         except RefusedRequestError as refusal:
             await _answer(send, refusal.status, str(refusal))
             return
-        await self._app(scope, _replay(body, receive), _Cleaned(send))
+        # MLflow knows the type in small letters and without parameters only
+        others = [pair for pair in scope["headers"] if pair[0].lower() != b"content-type"]
+        plain = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
+        await self._app(plain, _replay(body, receive), _Cleaned(send))
 
     def _check_headers(self, scope: Scope) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            found = "no content type" if not kind else "an unsupported content type"
-            raise RefusedRequestError(415, f"{found}: send JSON with the header Content-Type: application/json")
+        check_content_type(headers.get("content-type", ""))
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_bytes:
             raise self._too_large()
@@ -92,6 +99,21 @@ class Guard:
             f"the body is larger than {self._limits.max_megabytes:g} MB: send fewer planes at a time, or have the "
             "server started with a larger --max-megabytes",
         )
+
+
+def check_content_type(text: str) -> None:
+    """Raise RefusedRequestError unless a header says that the body is JSON in UTF-8."""
+    header = Headers()
+    header["content-type"] = text
+    found = ""
+    if not text:
+        found = "no content type"
+    elif header.get_content_type() != "application/json":
+        found = "an unsupported content type"
+    elif header.get_content_charset("utf-8") not in ("utf-8", "utf8"):
+        found = "an unsupported charset"
+    if found:
+        raise RefusedRequestError(415, f"{found}: send JSON in UTF-8 with the header Content-Type: application/json")
 
 
 def check_request(body: bytes, limits: Limits, parameters: tuple[str, ...]) -> None:
@@ -126,8 +148,8 @@ def check_request(body: bytes, limits: Limits, parameters: tuple[str, ...]) -> N
         )
     if not 1 <= len(images) <= limits.max_images:
         raise RefusedRequestError(400, f"{len(images)} images in one request; expected 1 to {limits.max_images}")
-    for image in images:
-        _check_base64(image)
+    for number, image in enumerate(images, start=1):
+        _check_base64(image, called(number, len(images)))
 
 
 def _check_params(params: Any, parameters: tuple[str, ...]) -> None:
@@ -154,14 +176,15 @@ def _record_images(records: Any) -> list[Any]:
     return [one["image"] for one in records]
 
 
-def _check_base64(image: Any) -> None:
+def _check_base64(image: Any, name: str) -> None:
     try:
-        decoded = base64.b64decode(image, validate=True) if isinstance(image, str) else b""
+        # some programs write it in lines
+        decoded = base64.b64decode("".join(image.split()), validate=True) if isinstance(image, str) else b""
     except (binascii.Error, ValueError):
         decoded = b""
     if not decoded:
         raise RefusedRequestError(
-            400, "the image is no base64 of a TIFF or PNG file; paths and addresses are not followed"
+            400, f"{name} is no base64 of a TIFF or PNG file; paths and addresses are not followed"
         )
 
 
@@ -187,6 +210,8 @@ class _Cleaned:
 
 def sentence_of(status: int, body: bytes) -> str:
     """Return what may be told of an error of MLflow's: the model's own sentence, or none of it."""
+    if status in (404, 405):
+        return f"nothing answers to this path and method: there are {ADDRESSES}"
     if status == 504:
         return "the image took longer than the server allows: send a smaller one, or start it with a larger --timeout"
     try:

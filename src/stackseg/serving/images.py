@@ -10,11 +10,14 @@ from pathlib import Path
 from stackseg.errors import DataError, StacksegError
 from stackseg.imaging.stacks import Stack, open_stack
 
-IMAGE_FILE = "the image"
+
+def called(number: int, num_images: int) -> str:
+    """Return what a refusal calls one of the images of a request, counted from 1."""
+    return "the image" if num_images == 1 else f"image {number} of {num_images}"
 
 
 @contextmanager
-def received(image: bytes, max_megapixels: float) -> Iterator[Stack]:
+def received(image: bytes, max_megapixels: float, name: str) -> Iterator[Stack]:
     """Open an image file held in memory.
 
     Parameters
@@ -23,6 +26,8 @@ def received(image: bytes, max_megapixels: float) -> Iterator[Stack]:
         A TIFF or PNG file. Nothing but these bytes is ever opened.
     max_megapixels
         Most pixels, over all planes and channels, by the file's header.
+    name
+        What errors call it.
 
     Raises
     ------
@@ -45,7 +50,8 @@ def received(image: bytes, max_megapixels: float) -> Iterator[Stack]:
                 yield stack
         except StacksegError as error:
             found, expected, where, remedy = (
-                text.replace(str(path), IMAGE_FILE)
-                for text in (error.found, error.expected, error.where or IMAGE_FILE, error.remedy)
+                text.replace(str(path), name) for text in (error.found, error.expected, error.where, error.remedy)
             )
+            if name not in where:
+                where = f"{name}, {where}" if where else name
             raise type(error)(found, expected=expected, where=where, remedy=remedy) from None

@@ -21,8 +21,8 @@ from stackseg.learning.code import code_digest
 from stackseg.learning.devices import pick_device
 from stackseg.learning.drift import measure_drift, require_voxel_size
 from stackseg.learning.segmentation import segment
-from stackseg.serving.answers import OUTPUT_FORMS, OutputForm, encode_answer
-from stackseg.serving.images import received
+from stackseg.serving.answers import IGNORE_VOXEL_SIZE, OUTPUT_FORMS, OutputForm, encode_answer
+from stackseg.serving.images import called, received
 
 MAX_MEGAPIXELS = 256.0
 """Most pixels of one image, over planes and channels, where nobody sets another limit."""
@@ -83,17 +83,19 @@ class SegmentationModel(PythonModel):
         """
         try:
             wishes = _wishes(params)
-            return pd.DataFrame([self._answer(image, wishes) for image in _images(model_input)])
+            images = _images(model_input)
+            names = [called(number, len(images)) for number in range(1, len(images) + 1)]
+            return pd.DataFrame([self._answer(*one, wishes) for one in zip(images, names, strict=True)])
         except StacksegError as error:
             # MLflow answers its own exception without a stack trace
             raise MlflowException.invalid_parameter_value(error.sentence()) from None
 
-    def _answer(self, image: bytes, wishes: Wishes) -> dict[str, Any]:
+    def _answer(self, image: bytes, name: str, wishes: Wishes) -> dict[str, Any]:
         started = time.perf_counter()
-        with received(image, self.max_megapixels) as stack:
+        with received(image, self.max_megapixels, name) as stack:
             drift = measure_drift(stack, stack.info.voxel_size_zyx_um, self.spec)
             if not wishes.ignore_voxel_size:
-                require_voxel_size(drift, where="the image", remedy='or set the parameter "ignore_voxel_size"')
+                require_voxel_size(drift, where=name, remedy=f"or {IGNORE_VOXEL_SIZE}")
             planes = list(
                 segment(
                     stack,
