@@ -459,7 +459,7 @@ class TestPruners:
         halving = self.pruner("successive_halving", {}, **{"train.validate_every": 3})
         assert halving._min_resource == 3
         hyperband = self.pruner("hyperband", {}, **{"train.validate_every": 3, "train.epochs": 50})
-        assert (hyperband._min_resource, hyperband._max_resource) == (3, 50)
+        assert (hyperband._min_resource, hyperband._max_resource) == (8, 50)
         given = self.pruner("hyperband", {"min_resource": 5, "max_resource": 20, "reduction_factor": 2})
         assert (given._min_resource, given._max_resource) == (5, 20)
 
