@@ -30,6 +30,7 @@ from stackseg.errors import MachineError
 from stackseg.learning.checkpoints import Checkpoints
 from stackseg.learning.learner import Learner
 from stackseg.learning.training import Machine
+from stackseg.lifecycle.search import device_of
 from stackseg.lifecycle.space import read_space
 from stackseg.lifecycle.store import prepare_store
 from stackseg.lifecycle.studies import build_sampler, load_study, open_study, standing_of
@@ -446,6 +447,14 @@ def test_a_full_disk_ends_the_search_and_hands_the_trial_back(
     assert (failed.state, queued.state) == (TrialState.FAIL, TrialState.WAITING)
     assert queued.system_attrs["fixed_params"] == failed.params
     assert standing_of([failed, queued]).num_finished == 0
+
+
+def test_each_worker_takes_a_gpu_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device_of("auto", place) for place in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [device_of("cuda:1", place) for place in range(2)] == ["cuda:1", "cuda:1"]
+    assert device_of("cpu", 1) == "cpu"
 
 
 @pytest.fixture(scope="module")

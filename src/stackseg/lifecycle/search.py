@@ -165,7 +165,7 @@ def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> 
         checkpoints=order.checkpoints,
         experiment_id=ready.experiment_id,
         parent_run=order.parent_run,
-        machine=replace(order.machine, device=_device(order.machine.device, place)),
+        machine=replace(order.machine, device=device_of(order.machine.device, place)),
         num_trials=order.num_trials,
         num_kept=order.num_kept,
         parent_process=parent_process,
@@ -185,7 +185,7 @@ def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> 
         tidy_bundles(study, order.folder, order.num_kept)
 
 
-def _device(asked: str, place: int) -> str:
+def device_of(asked: str, place: int) -> str:
     """Return the device of one worker: each takes the next GPU, where none is named."""
     if asked == "cpu" or ":" in asked or not torch.cuda.is_available():
         return asked
