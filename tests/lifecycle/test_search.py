@@ -119,6 +119,8 @@ class Background:
             self.process = psutil.Popen(
                 [str(BIN / "stackseg"), "search", *options],
                 cwd=root, env=environment(), stdout=log, stderr=log, start_new_session=True,
+                # a shell that runs the tests in the background has its children ignore interrupts
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,8 @@ def test_an_interrupted_copy_ends_as_interrupted_and_leaves_nothing(
         check=False,
         cwd=tmp_path,
         timeout=60,
+        # a shell that runs the tests in the background has its children ignore interrupts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert done.returncode == 130, done.stderr
     assert done.stderr == "interrupted\n"
