@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import optuna
 import psutil
@@ -133,6 +134,7 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
         if file is not None:
             _refuse_network(file)
             with store_lock(file.with_name(f"{file.name}.lock")):
+                _create_whole(file)
                 _switch_to_wal(url)
                 return connect()
         with _advisory_lock(url):
@@ -193,6 +195,19 @@ def _advisory_lock(url: str) -> Iterator[None]:
             yield
     finally:
         engine.dispose()
+
+
+def _create_whole(file: Path) -> None:
+    """Create a database under another name and rename it: Optuna's own tools know no lock of ours."""
+    if file.exists():
+        return
+    new = file.with_name(f"{file.name}.new-{uuid4().hex}")
+    try:
+        RDBStorage(sqlite_uri(new)).engine.dispose()
+        os.replace(new, file)
+    finally:
+        for remains in file.parent.glob(f"{file.name}.new-*"):
+            remains.unlink()
 
 
 def _switch_to_wal(url: str) -> None:
