@@ -44,8 +44,8 @@ SPACE = {
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path)
-    parser.add_argument("--masks", type=Path)
+    parser.add_argument("--images", type=lambda text: Path(text).resolve())
+    parser.add_argument("--masks", type=lambda text: Path(text).resolve())
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=9)

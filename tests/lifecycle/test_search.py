@@ -283,7 +283,6 @@ def trials_in_this_process(project: Project, num_trials: int) -> optuna.Study:
         parent_run=study_run(study, ready.experiment_id, root / "lock"),
         machine=Machine(device="cpu"),
         num_trials=num_trials,
-        num_kept=1,
         parent_process=os.getppid(),
     )
     study.optimize(lambda trial: make_trial(trial, bench), n_trials=num_trials, catch=(TrialError,))

@@ -11,8 +11,9 @@ from mlflow.tracking import MlflowClient
 
 from stackseg.cli.console import say
 from stackseg.errors import MachineError, StoreError
+from stackseg.learning.devices import num_cores
 from stackseg.lifecycle.versions import Registered, find
-from stackseg.serving.app import Cores, Exchangeable, Loaded, Watch, build_app, load_version, num_cores
+from stackseg.serving.app import Cores, Exchangeable, Loaded, Watch, build_app, load_version
 from stackseg.serving.guard import Limits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
@@ -53,3 +54,8 @@ def resolve_precision(asked: str, device: torch.device) -> str:
             "fp16 on a CPU", where="train.precision", remedy="set train.precision to auto, or train on a GPU"
         )
     return asked
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

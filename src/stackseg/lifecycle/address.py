@@ -95,7 +95,7 @@ def own_database(root: Path) -> Path | None:
 
 
 def shown_uri(uri: str) -> str:
-    """Return an address fit for a message: without user name and password."""
+    """Return an address fit for a message: without user name, password and query."""
     address = uri.partition("?")[0]
     scheme, separator, rest = address.partition("://") if "://" in address else ("", "", address)
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 from stackseg.environment import quieten_libraries
 from stackseg.errors import MachineError, StacksegError
 from stackseg.imaging.catalog import Catalog
+from stackseg.learning.devices import num_cores
 from stackseg.learning.training import Machine
 from stackseg.lifecycle.address import shown_uri
 from stackseg.lifecycle.space import read_space
@@ -132,7 +133,7 @@ def _work(order: Order, place: int, parent_process: int, told: Connection, stop:
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     quieten_libraries()
-    torch.set_num_threads(max(1, _num_cores() // order.num_workers))
+    torch.set_num_threads(max(1, num_cores() // order.num_workers))
     try:
         _make_trials(order, place, parent_process, stop)
     except KeyboardInterrupt:
@@ -167,7 +168,6 @@ def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> 
         parent_run=order.parent_run,
         machine=replace(order.machine, device=device_of(order.machine.device, place)),
         num_trials=order.num_trials,
-        num_kept=order.num_kept,
         parent_process=parent_process,
     )
     while not stop.is_set() and (order.deadline is None or time.time() < order.deadline):
@@ -190,10 +190,6 @@ def device_of(asked: str, place: int) -> str:
     if asked == "cpu" or ":" in asked or not torch.cuda.is_available():
         return asked
     return f"cuda:{place % torch.cuda.device_count()}"
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _raise_told(workers: Sequence[tuple[BaseProcess, Connection]]) -> None:

@@ -80,7 +80,7 @@ _CREATION_TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a study is: trials that count as finished by their state, those at work, and the best value."""
+    """How far a study is: trials that count as finished by how they ended, and those at work."""
 
     num_complete: int
     num_pruned: int
@@ -201,8 +201,9 @@ def identity_of(space: Space, catalog: Catalog) -> dict[str, Any]:
     varied = [key for key, entry in params.search.space.items() if not entry.when]
     fixed = {
         key: value
-        for key, value in _flat(trained_with(params))
-        if not any(key == one or key.startswith(f"{one}.") for one in varied)
+        for key, value in params.flat().items()
+        if key.partition(".")[0] in trained_with(params)
+        and not any(key == one or key.startswith(f"{one}.") for one in varied)
     }
     return {
         "space": space.describe(),
@@ -355,10 +356,3 @@ def _is_at_work(study: Study) -> bool:
             return True
         time.sleep(0.1)
     return False
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        pairs.extend(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
-    return pairs

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import torch
@@ -28,6 +27,7 @@ from stackseg.imaging.catalog import Catalog, fold_catalog
 from stackseg.learning.bundle import load_bundle
 from stackseg.learning.callbacks import EpochReport, TrainingStart, TrainingStopped
 from stackseg.learning.devices import pick_device
+from stackseg.learning.network import build_network
 from stackseg.learning.training import Machine, TrainingResult
 from stackseg.lifecycle.promotion import measure_speed
 from stackseg.lifecycle.runs import MAX_TAG, find_run, log_metrics
@@ -62,7 +62,6 @@ class Bench:
     parent_run: str
     machine: Machine
     num_trials: int
-    num_kept: int
     parent_process: int
 
 
@@ -93,18 +92,15 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
         hand_back(trial.study, trial.number, trial.params)
         _end(trial, "interrupted", started)
         raise
-    except (ModelError, ParamsError, torch.OutOfMemoryError, RuntimeError) as error:
+    except Exception as error:
         if not isinstance(error, ModelError | ParamsError) and not is_out_of_memory(error):
+            # a full disk, a lost server: not the trial's fault
             hand_back(trial.study, trial.number, trial.params)
             raise
         message = "out of memory" if is_out_of_memory(error) else str(error)
         trial.set_user_attr(FAILURE, message)
         _end(trial, "failed", started, message)
         raise TrialError(message) from None
-    except Exception:
-        # a full disk, a lost server: not the trial's fault
-        hand_back(trial.study, trial.number, trial.params)
-        raise
     finally:
         gc.collect()
         torch.cuda.empty_cache()
@@ -122,7 +118,7 @@ def trial_folder(bench_folder: Path, number: int) -> Path:
 
 def tidy_bundles(study: Study, folder: Path, num_kept: int) -> None:
     """Remove the folders of trials that are done and not among the best."""
-    kept = {one.number for one in best_trials(study)[: max(1, num_kept)]}
+    kept = {one.number for one in best_trials(study)[:num_kept]}
     for one in study.get_trials(deepcopy=False):
         if one.state.is_finished() and one.number not in kept:
             shutil.rmtree(trial_folder(folder, one.number), ignore_errors=True)
@@ -197,8 +193,7 @@ def _train(
     fold: int | None = None,
 ) -> TrainingResult:
     name = f"trial {trial.number}" if fold is None else f"trial {trial.number} fold {fold}"
-    parent = bench.parent_run if fold is None else trial.user_attrs[RUN_ID]
-    tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial": str(trial.number)}
+    tags = _tags(trial, name, bench.parent_run if fold is None else trial.user_attrs[RUN_ID])
     try:
         result = train_and_log(
             params,
@@ -218,15 +213,15 @@ def _train(
     return result
 
 
+def _tags(trial: Trial, name: str, parent: str) -> dict[str, str]:
+    return {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial": str(trial.number)}
+
+
 def _folds(
     trial: Trial, bench: Bench, params: Params, follower: _Follower, num_folds: int
 ) -> tuple[TrainingResult, float]:
     """Train the folds in order; a trial that trails the best one on the same folds ends early."""
-    tags = {
-        MLFLOW_PARENT_RUN_ID: bench.parent_run,
-        MLFLOW_RUN_NAME: f"trial {trial.number}",
-        "trial": str(trial.number),
-    }
+    tags = _tags(trial, f"trial {trial.number}", bench.parent_run)
     client = MlflowClient()
     run_id = client.create_run(bench.experiment_id, tags=tags).info.run_id
     trial.set_user_attr(RUN_ID, run_id)
@@ -272,17 +267,11 @@ def _objective(name: str, score: float, result: TrainingResult, bench: Bench, nu
     model = folder / "model" if (folder / "model").is_dir() else folder / "0" / "model"
     bundle = load_bundle(model, pick_device(bench.machine.device))
     if name == "parameters":
-        network = bundle.inference.network
-        return float(_num_parameters(network))
+        # as built: the bundle's own network has layers folded into others
+        built = build_network(bundle.inference.network, encoder_weights=None)
+        return float(sum(one.numel() for one in built.parameters()))
     ref, _ = bench.catalog.planes("validation")[0]
     return measure_speed(bundle, bench.data, ref)
-
-
-def _num_parameters(network: Any) -> int:
-    from stackseg.learning.network import build_network
-
-    built = build_network(network, encoder_weights=None)
-    return sum(one.numel() for one in built.parameters())
 
 
 def _refuse_surplus(trial: Trial, bench: Bench) -> None:
