@@ -5,6 +5,8 @@
 - served ÷ in-process: median time of a request for one uint8 TIFF over HTTP against `segment()` of the same image in
   this process, turn by turn, at 512² and 1024²
 - eager fp32 ÷ served path: `segment()` as the bundle has it against fp32 in the default layout
+- one pass ÷ one by one: four windows through the served network, together against one after another: what batching the
+  requests of several clients would save, and whether its masks were the same
 - load: many clients at once; failures, the 99th percentile against the single client's median, resident memory
 """
 
@@ -66,6 +68,8 @@ def main() -> None:
                 _print_ratio(url, bundle, _image(side), arguments)
             _print_load(url, process, _image(512), arguments)
         _print_precision(bundle, arguments)
+        for side in (256, 512):
+            _print_batching(bundle, side, arguments)
 
 
 def _params(here: Path, encoder: str) -> Params:
@@ -163,6 +167,29 @@ def _print_precision(bundle: Bundle, arguments: argparse.Namespace) -> None:
             for _ in range(arguments.rounds)
         ]
     _print_ratios("eager fp32 ÷ as served, 256²", [a / b for a, b in pairs])
+
+
+def _print_batching(bundle: Bundle, side: int, arguments: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    windows = [torch.randn(1, side, side, 1) for _ in range(4)]
+    bf16 = resolve_precision(bundle.inference.precision, torch.device("cpu")) == "bf16"
+
+    def logits(tile_byxc: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return bundle.network(tile_byxc.permute(0, 3, 1, 2)).float()
+
+    def together() -> torch.Tensor:
+        return logits(torch.cat(windows))
+
+    def one_by_one() -> torch.Tensor:
+        return torch.cat([logits(one) for one in windows])
+
+    pairs = [
+        (_median(together, arguments.requests), _median(one_by_one, arguments.requests))
+        for _ in range(arguments.rounds)
+    ]
+    _print_ratios(f"four windows of {side}² in one pass ÷ one by one", [a / b for a, b in pairs])
+    print(f"  bits differ in {(together() != one_by_one()).double().mean():.4%} of the logits")
 
 
 def _print_load(url: str, process: psutil.Process, image: bytes, arguments: argparse.Namespace) -> None:

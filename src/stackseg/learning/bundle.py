@@ -19,9 +19,10 @@ from stackseg.imaging.catalog import ClassRecord
 from stackseg.imaging.intensity import IntensityPolicy
 from stackseg.imaging.profile import Profile
 from stackseg.imaging.tiling import Tiling
-from stackseg.learning.devices import resolve_precision
+from stackseg.learning.devices import has_bf16, resolve_precision
 from stackseg.learning.folding import fold_normalisation
 from stackseg.learning.network import NetworkSpec, build_network
+from stackseg.learning.packing import pack_convolutions
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -226,8 +227,11 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
             remedy="install those versions, or train again",
         ) from None
     network = prepare_network(network, spec.inference, device or torch.device("cpu"))
-    if resolve_precision(spec.inference.precision, next(network.parameters()).device) == "bf16":
+    device = next(network.parameters()).device
+    if resolve_precision(spec.inference.precision, device) == "bf16":
         cast_weights(network)
+        if device.type == "cpu" and has_bf16(device):
+            pack_convolutions(network)
     return Bundle(spec.inference, network, spec)
 
 
