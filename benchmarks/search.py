@@ -4,8 +4,8 @@
 
 Without images, the sample stack is taken, cut down to 32 planes of 128². Three figures, by the verbs that a user types:
 
-- pruning: compute and best score of the default pruner against none, from the same seeds, repeat by repeat; compute is
-  counted in epochs trained (each with its validation) and in seconds of trials
+- pruning: the compute after which a search with the default pruner has what one without it has at its end, from the
+  same seeds; counted in epochs trained (each with its validation) and in seconds of trials
 - glue: seconds of a trial, with its run, report and bundle, against train() with the same params
 - workers: seconds from the first trial's beginning to the last one's end, two workers against one, a core for each
 """
@@ -13,6 +13,7 @@ Without images, the sample stack is taken, cut down to 32 planes of 128². Three
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ from stackseg.learning.training import Machine, train
 from stackseg.params import read_params
 from stackseg.params.file import read_tree, write_tree, write_values
 
+TOLERANCE = 0.005
 BIN = Path(sys.executable).parent
 SPACE = {
     "train.lr": {"low": 1e-4, "high": 3e-2, "log": True},
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--masks", type=lambda text: Path(text).resolve())
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=100, help="of pruning's first repeat")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--patches", type=int, default=48)
     parser.add_argument("--only", choices=["pruning", "glue", "workers"])
@@ -135,31 +138,42 @@ def _workers(arguments: argparse.Namespace) -> None:
 
 
 def _pruning(arguments: argparse.Namespace) -> None:
-    epochs, seconds, losses = [], [], []
-    for repeat in range(arguments.repeats):
+    """Search without pruning, and with it, there with half as many trials again; from the same seeds."""
+    epochs, seconds, own = [], [], []
+    for seed in range(arguments.seed, arguments.seed + arguments.repeats):
         found = {}
-        for pruner in ("none", "successive_halving"):
-            sampler = {"name": "tpe", "arguments": {"seed": 100 + repeat}}
+        for pruner, num_trials in (("none", arguments.trials), ("successive_halving", arguments.trials * 3 // 2)):
+            sampler = {"name": "tpe", "arguments": {"seed": seed}}
             _search_section({"space": SPACE, "pruner": {"name": pruner}, "sampler": sampler})
-            name = f"{pruner}-{repeat}"
-            _search(name, arguments.trials)
-            found[pruner] = _trials(name)
-        whole, pruned = (_compute(found[name]) for name in ("none", "successive_halving"))
-        best, best_pruned = (_best(found[name]) for name in ("none", "successive_halving"))
-        epochs.append(pruned[0] / whole[0])
-        seconds.append(pruned[1] / whole[1])
-        losses.append(best - best_pruned)
-        num = sum(one.state == TrialState.PRUNED for one in found["successive_halving"])
-        print(
-            f"  seed {100 + repeat}: best {best:.4f} without, {best_pruned:.4f} with pruning ({num} pruned)", flush=True
-        )
-    _print("pruned ÷ whole, epochs", epochs)
-    _print("pruned ÷ whole, seconds of trials", seconds)
-    print(f"best score without pruning − with: {min(losses):+.4f} {statistics.median(losses):+.4f} {max(losses):+.4f} "
-          "(min median max)")  # fmt: skip
+            _search(f"{pruner}-{seed}", num_trials)
+            found[pruner] = _trials(f"{pruner}-{seed}")
+        whole, pruned = found["none"], found["successive_halving"]
+        goal, num_pruned = _best(whole) - TOLERANCE, sum(one.state == TrialState.PRUNED for one in pruned)
+        share = _compute(pruned)[0] / _compute(whole)[0]
+        print(f"  seed {seed}: best {_best(whole):.4f} of {len(whole)} without, {_best(pruned):.4f} of {len(pruned)} "
+              f"with pruning ({num_pruned} pruned, {share:.3f} of the epochs)", flush=True)  # fmt: skip
+        reached = _until(pruned, goal)
+        if reached is None:
+            print(f"  seed {seed}: not reached", flush=True)
+            reached = (math.inf, math.inf)
+        epochs.append(reached[0] / _compute(whole)[0])
+        seconds.append(reached[1] / _compute(whole)[1])
+        own.append((_until(whole, goal) or (math.nan, math.nan))[0] / _compute(whole)[0])
+    what = f"until the pruned search is within {TOLERANCE} of the whole search's best ÷ whole search"
+    _print(f"epochs {what}", epochs)
+    _print(f"seconds of trials {what}", seconds)
+    _print("  for comparison, epochs until the whole search itself is there ÷ whole search", own)
 
 
-def _compute(trials: Sequence[FrozenTrial]) -> tuple[int, float]:
+def _until(trials: Sequence[FrozenTrial], goal: float) -> tuple[float, float] | None:
+    """Return the epochs and seconds of all trials up to the first that reaches the goal."""
+    for place, one in enumerate(trials, 1):
+        if one.state == TrialState.COMPLETE and one.value is not None and one.value >= goal:
+            return _compute(trials[:place])
+    return None
+
+
+def _compute(trials: Sequence[FrozenTrial]) -> tuple[float, float]:
     seconds = sum(one.duration.total_seconds() for one in trials if one.duration is not None)
     return sum(max(one.intermediate_values, default=0) for one in trials), seconds
 

@@ -24,7 +24,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
-from databases import postgresql
+from databases import free_port, postgresql
 from served_projects import BIN, environment, run
 from stackseg.errors import MachineError
 from stackseg.learning.checkpoints import Checkpoints
@@ -460,9 +460,27 @@ def database() -> Iterator[str]:
         yield url
 
 
-def test_two_checkouts_make_one_study_in_postgresql(database: str, tmp_path: Path) -> None:
-    roots = [make_project(tmp_path / name) for name in ("here", "there")]
-    url = database.replace("+psycopg", "")
+@pytest.fixture
+def proxied(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Return the address of Optuna's gRPC proxy, and that of the database behind it."""
+    pytest.importorskip("grpc", reason="grpc is not installed (the grpc extra)")
+    database, port = f"sqlite:///{tmp_path / 'behind.db'}", free_port()
+    script = f"""
+import optuna
+storage = optuna.storages.RDBStorage({database!r}, engine_kwargs={{"connect_args": {{"timeout": 60}}}})
+optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port={port})
+"""
+    server = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script])
+    try:
+        yield f"grpc://127.0.0.1:{port}", database
+    finally:
+        server.kill()
+        server.wait()
+
+
+def check_one_study_of_two_checkouts(folder: Path, url: str, database: str) -> None:
+    """Search in two projects at once, and check that no trial is lost or made twice."""
+    roots = [make_project(folder / name) for name in ("here", "there")]
     going = [Background(root, "--trials", "6", "--storage", url) for root in roots]
     assert [one.wait() for one in going] == [0, 0], [one.said for one in going]
     trials = trials_of(roots[0], database)
@@ -475,6 +493,14 @@ def test_two_checkouts_make_one_study_in_postgresql(database: str, tmp_path: Pat
     made = [set(runs_of(root)[1]) for root in roots]
     assert made[0] | made[1] == {one.number for one in done}
     assert not made[0] & made[1]
+
+
+def test_two_checkouts_make_one_study_in_postgresql(database: str, tmp_path: Path) -> None:
+    check_one_study_of_two_checkouts(tmp_path, database.replace("+psycopg", ""), database)
+
+
+def test_two_checkouts_make_one_study_through_a_proxy(proxied: tuple[str, str], tmp_path: Path) -> None:
+    check_one_study_of_two_checkouts(tmp_path, *proxied)
 
 
 def test_optunas_own_tools_open_the_study(searched: tuple[Path, str]) -> None:

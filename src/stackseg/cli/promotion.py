@@ -60,7 +60,7 @@ def promote(
         _move(root, wanted, known, "force", reason, {})
         return
     verdict = _judged(params, known.versions[wanted], known.versions.get(champion or ""), data, catalog, device)
-    _show_verdict(verdict, params.promotion.confidence)
+    show_verdict(verdict, params.promotion.confidence)
     _note_verdict(known.versions[wanted], verdict)
     if not verdict.passed:
         for one in verdict.reasons:
@@ -111,7 +111,8 @@ def _loaded(version: ModelVersion, device: Any) -> Contender:
         return Contender(str(version.version), load_bundle(folder, device), num_bytes)
 
 
-def _show_verdict(verdict: Verdict, confidence: float) -> None:
+def show_verdict(verdict: Verdict, confidence: float) -> None:
+    """Print the figures of both models and the gain."""
     champion = f"champion {verdict.champion}" if verdict.champion else "no champion"
     left_out = f", {verdict.num_planes_seen} left out as seen" if verdict.num_planes_seen else ""
     title = f"{verdict.num_planes} test planes ({verdict.num_units} independent: {verdict.unit}){left_out}"

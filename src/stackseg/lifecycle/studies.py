@@ -266,9 +266,9 @@ def build_pruner(params: Params) -> BasePruner:
     chosen, train = params.search.pruner, params.train
     defaults: dict[str, Any] = {}
     if chosen.name in ("successive_halving", "hyperband"):
-        # Optuna would guess these from the first trial that ends, and prune nothing until then; the very first epochs,
-        # in which the learning rate still rises, say little
-        defaults["min_resource"] = max(train.validate_every, round(train.epochs / 6))
+        # Optuna would guess these from the first trial that ends, and prune nothing until then; while the learning rate
+        # rises, and a little after, the order of the scores is not yet that of the end
+        defaults["min_resource"] = max(train.validate_every, round(train.epochs / 3))
     if chosen.name == "hyperband":
         defaults["max_resource"] = train.epochs
     return _made(PRUNERS[chosen.name], defaults | dict(chosen.arguments), "search.pruner.arguments")
