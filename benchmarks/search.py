@@ -138,17 +138,20 @@ def _workers(arguments: argparse.Namespace) -> None:
 
 
 def _pruning(arguments: argparse.Namespace) -> None:
-    """Search without pruning, and with it, there with half as many trials again; from the same seeds."""
+    """Search without pruning, and with it, there with half as many trials again if need be; from the same seeds."""
     epochs, seconds, own = [], [], []
     for seed in range(arguments.seed, arguments.seed + arguments.repeats):
-        found = {}
-        for pruner, num_trials in (("none", arguments.trials), ("successive_halving", arguments.trials * 3 // 2)):
-            sampler = {"name": "tpe", "arguments": {"seed": seed}}
-            _search_section({"space": SPACE, "pruner": {"name": pruner}, "sampler": sampler})
-            _search(f"{pruner}-{seed}", num_trials)
-            found[pruner] = _trials(f"{pruner}-{seed}")
-        whole, pruned = found["none"], found["successive_halving"]
-        goal, num_pruned = _best(whole) - TOLERANCE, sum(one.state == TrialState.PRUNED for one in pruned)
+        sampler = {"name": "tpe", "arguments": {"seed": seed}}
+        _search_section({"space": SPACE, "pruner": {"name": "none"}, "sampler": sampler})
+        _search(f"whole-{seed}", arguments.trials)
+        whole = _trials(f"whole-{seed}")
+        goal = _best(whole) - TOLERANCE
+        _search_section({"space": SPACE, "sampler": sampler})  # the default pruner
+        _search(f"pruned-{seed}", arguments.trials)
+        if _until(_trials(f"pruned-{seed}"), goal) is None:
+            _search(f"pruned-{seed}", arguments.trials * 3 // 2, "--resume")
+        pruned = _trials(f"pruned-{seed}")
+        num_pruned = sum(one.state == TrialState.PRUNED for one in pruned)
         share = _compute(pruned)[0] / _compute(whole)[0]
         print(f"  seed {seed}: best {_best(whole):.4f} of {len(whole)} without, {_best(pruned):.4f} of {len(pruned)} "
               f"with pruning ({num_pruned} pruned, {share:.3f} of the epochs)", flush=True)  # fmt: skip
@@ -189,9 +192,9 @@ def _search_section(values: dict[str, object]) -> None:
     write_tree(Path("params.yaml"), tree)
 
 
-def _search(name: str, num_trials: int, *, workers: int = 1, cores: Sequence[int] | None = None) -> None:
+def _search(name: str, num_trials: int, *more: str, workers: int = 1, cores: Sequence[int] | None = None) -> None:
     options = ["--trials", str(num_trials), "--workers", str(workers), "--study", name, "--device", "cpu"]
-    _run("search", *options, cores=cores)
+    _run("search", *options, *more, cores=cores)
 
 
 def _run(*verb: str, cores: Sequence[int] | None = None) -> None:
