@@ -2,11 +2,13 @@
 
     python benchmarks/search.py [--images I.tif --masks M.tif] [--trials 16] [--repeats 3] [--epochs 9]
 
-Without images, the sample stack is taken, cut down to 32 planes of 128². Three figures, by the verbs that a user types:
+Without images, the sample stack is taken, cut down to 32 planes of 128². Figures, by the verbs that a user types:
 
 - pruning: the compute after which a search with the default pruner has what one without it has at its end, from the
   same seeds; counted in epochs trained (each with its validation) and in seconds of trials
 - glue: seconds of a trial, with its run, report and bundle, against train() with the same params
+- winner: the best of a search over params.yaml's own space against the present params, mean IoU on the test part with
+  the gate's paired interval; it wants --images with five independent test planes or more
 - workers: seconds from the first trial's beginning to the last one's end, two workers against one, a core for each
 """
 
@@ -28,7 +30,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from stackseg.environment import apply_quiet_environment, quieten_libraries
 from stackseg.imaging.catalog import read_catalog
+from stackseg.learning.bundle import load_bundle
 from stackseg.learning.training import Machine, train
+from stackseg.lifecycle.promotion import Contender, compare
 from stackseg.params import read_params
 from stackseg.params.file import read_tree, write_tree, write_values
 
@@ -53,7 +57,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100, help="of pruning's first repeat")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--patches", type=int, default=48)
-    parser.add_argument("--only", choices=["pruning", "glue", "workers"])
+    parser.add_argument("--split", choices=["blocks", "random"], default="blocks", help="random: independent images")
+    parser.add_argument("--only", choices=["pruning", "glue", "workers", "winner"])
     arguments = parser.parse_args()
     apply_quiet_environment()
     quieten_libraries()
@@ -62,6 +67,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         _make_project(here, arguments)
+        if arguments.only == "winner":
+            _winner(here, arguments)
         for name, measure in (("glue", _glue), ("workers", _workers), ("pruning", _pruning)):
             if arguments.only in (None, name):
                 measure(arguments)
@@ -88,6 +95,7 @@ def _make_project(here: Path, arguments: argparse.Namespace) -> None:
             "train.batch_size": 8,
             "train.lr": 1e-3,
             "train.rare_share": 0.33,
+            "split.method": arguments.split,
         },
     )
     _search_section({"space": SPACE})
@@ -174,6 +182,31 @@ def _until(trials: Sequence[FrozenTrial], goal: float) -> tuple[float, float] | 
         if one.state == TrialState.COMPLETE and one.value is not None and one.value >= goal:
             return _compute(trials[:place])
     return None
+
+
+def _winner(here: Path, arguments: argparse.Namespace) -> None:
+    """Search over the template's own space; another seed is another split, other weights and another sampler."""
+    template = read_tree(here / "params.yaml")
+    write_values(Path("params.yaml"), {f"train.{key}": template["train"][key] for key in ("lr", "batch_size")})
+    for seed in range(arguments.seed, arguments.seed + arguments.repeats):
+        _search_section({"space": template["search"]["space"]})
+        write_values(Path("params.yaml"), {"seed": seed})
+        _run("catalog")
+        _search(f"winner-{seed}", arguments.trials)
+        (best,) = Path(f"outputs/search/winner-{seed}").glob("trial-*/model")
+        catalog, params = read_catalog(Path("outputs/catalog.json")), read_params(Path("params.yaml"))
+        present = Path(f"present-{seed}")
+        train(params, catalog, data=Path("data"), model=present, checkpoints=Path(f"checkpoints-{seed}"),
+              machine=Machine(device="cpu"))  # fmt: skip
+        verdict = compare(*(Contender(str(one), load_bundle(one), 0) for one in (best, present)),
+                          catalog, Path("data"), params)  # fmt: skip
+        found = f"{best.parent.name} {verdict.challenger_mean_iou:.4f}, present {verdict.champion_mean_iou:.4f}"
+        print(f"  seed {seed}: {found}, {verdict.num_planes} test planes, {verdict.num_units} units", flush=True)
+        if verdict.gain is not None:
+            ends = f"above {verdict.gain.low}, below {verdict.gain.high}"
+            print(
+                f"    gain {verdict.gain_mean_iou:+.4f}: {ends}, each at {params.promotion.confidence:.0%}", flush=True
+            )
 
 
 def _compute(trials: Sequence[FrozenTrial]) -> tuple[float, float]:
