@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100, help="of pruning's first repeat")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--patches", type=int, default=48)
+    parser.add_argument("--network", default="Unet/resnet18", help="architecture/encoder of the present params")
     parser.add_argument("--split", choices=["blocks", "random"], default="blocks", help="random: independent images")
     parser.add_argument("--only", choices=["pruning", "glue", "workers", "winner"])
     arguments = parser.parse_args()
@@ -96,6 +97,8 @@ def _make_project(here: Path, arguments: argparse.Namespace) -> None:
             "train.lr": 1e-3,
             "train.rare_share": 0.33,
             "split.method": arguments.split,
+            "model.architecture": arguments.network.partition("/")[0],
+            "model.encoder": arguments.network.partition("/")[2],
         },
     )
     _search_section({"space": SPACE})

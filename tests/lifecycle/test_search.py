@@ -317,6 +317,29 @@ def test_a_killed_worker_loses_no_trial(tmp_path: Path) -> None:
     assert alive == []
 
 
+def test_a_worker_that_was_only_suspended_leaves_its_trial_to_the_one_who_took_it_up(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "project", LONG, pruner={"name": "none", "arguments": {}})
+    going = Background(root, "--trials", "3", "--timeout", "600")
+    try:
+        (suspended,) = wait_for(lambda: training_trials(root))
+        (worker,) = going.workers()
+        worker.suspend()
+        wait_for(lambda: trials_of(root)[0].state == TrialState.FAIL)
+        worker.resume()
+        # it goes on, with the same params under another number
+        retried = wait_for(lambda: [one for one in training_trials(root) if one.number == 1])[0]
+        assert retried.params == suspended.params
+        assert retried.system_attrs["retry_history"] == [0]
+        assert going.workers() == [worker]
+        assert len(trials_of(root)) == 2  # queued once
+        (closed,) = runs_of(root)[1][0]
+        assert (closed.info.status, closed.data.tags["trial.state"]) == ("KILLED", "stale")
+        assert "Traceback" not in going.said
+    finally:
+        going.process.send_signal(signal.SIGTERM)
+        going.wait()
+
+
 def test_an_interrupted_search_closes_its_runs_and_goes_on(tmp_path: Path) -> None:
     root = make_project(tmp_path / "project", LONG)
     going = Background(root, "--trials", "1")
@@ -324,7 +347,7 @@ def test_an_interrupted_search_closes_its_runs_and_goes_on(tmp_path: Path) -> No
     going.process.send_signal(signal.SIGINT)
     assert going.wait() == 130
     assert "Traceback" not in going.said
-    assert "--resume` goes on" in going.said
+    assert "`stackseg search --trials 1 --resume` goes on" in going.said
     parent, children = runs_of(root)
     assert parent.info.status == "KILLED"
     assert children[interrupted.number][0].info.status == "KILLED"

@@ -87,7 +87,7 @@ def test_the_best_params_say_where_they_come_from(space: Space, tmp_path: Path) 
     write_best_params(tmp_path / "best.yaml", study, best_trials(study)[0], space)
     first, second, *rest = (tmp_path / "best.yaml").read_text(encoding="utf-8").splitlines()
     assert first == "# Study deep, trial 2 of 3: validation mean IoU 0.2000."
-    assert second.startswith("# `stackseg search --resume --apply`")
+    assert second.startswith("# `stackseg search --trials N --resume --apply`")
     assert not any(one.startswith("#") for one in rest)
 
 

@@ -208,7 +208,13 @@ class TestOthers:
     @needs_grpc
     def test_a_proxy_that_does_not_answer(self, tmp_path: Path) -> None:
         told = refused(tmp_path, f"grpc://127.0.0.1:{free_port()}")
+        assert "nobody answered within 10 s" in told
         assert told.endswith(". Start the server, or correct --storage")
+
+    def test_a_journal_that_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.log").write_text("hello\nworld\n")
+        assert "no journal of Optuna's, or a damaged one" in refused(tmp_path, "journal:notes.log")
+        assert "a folder; expected a file" in refused(tmp_path, "journal:")
 
     @pytest.mark.skipif(importlib.util.find_spec("grpc") is not None, reason="grpc is installed")
     def test_without_grpc(self, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,7 +80,7 @@ def search(
     with err().status("building every network of the space once"):
         check_networks(space, in_channels, len(described.classes))
     root, experiment_id = ready_store(params)
-    name = study or params.search.study
+    name = params.search.study if study is None else params.override({"search.study": study}, "--study").search.study
     checkpoints = checkpoints_folder(root) / "search" / name
     url, opened = _storage(params, root, storage, checkpoints)
     with storage_errors(shown_uri(url)):
@@ -108,9 +109,8 @@ def search(
         with ShownStudy(order, found) as shown:
             run_workers(order, found, on_change=shown.update, on_interrupt=shown.interrupted)
     except KeyboardInterrupt:
-        options = [f"--trials {trials}", "--storage URL" * bool(storage), f"--study {study}" * bool(study)]
         close_study_run(found, parent, experiment_id, "KILLED")
-        say(f"interrupted; `stackseg search {' '.join(one for one in options if one)} --resume` goes on")
+        say(f"interrupted; `{same_search(order, storage)} --resume` goes on")
         raise
     except Exception:
         # on a full disk this fails as well, and would hide why
@@ -118,7 +118,7 @@ def search(
             close_study_run(found, parent, experiment_id, "FAILED")
         raise
     close_study_run(found, parent, experiment_id, "FINISHED")
-    _finish(found, space, order, apply=apply, register_best=register_best)
+    _finish(found, space, order, same_search(order, storage), apply=apply, register_best=register_best)
 
 
 def _readable(params: Params, catalog: Path, device: str, register_best: bool) -> tuple[Any, Any]:
@@ -156,6 +156,22 @@ def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -
         torn = " and a line torn by a full disk spoils the study" if url.startswith("journal:") else ""
         warn(f"{kind} knows no heartbeat: a trial whose worker dies stays running{torn}")
     return url, opened
+
+
+def same_search(order: Order, storage: str | None) -> str:
+    """Return the command that goes on with this study, to be typed; passwords are left out."""
+    from stackseg.lifecycle.address import shown_uri
+
+    options = [
+        ("--trials", order.num_trials, None),
+        ("--workers", order.num_workers, 1),
+        ("--top", order.num_kept, 1),
+        ("--study", order.study, order.params.search.study),
+        ("--storage", None if storage is None else shown_uri(storage), None),
+        ("--data", order.data, DATA),
+    ]
+    given = [f"{name} {quote(str(value))}" for name, value, default in options if value not in (None, default)]
+    return " ".join(["stackseg search", *given])
 
 
 class ShownStudy:
@@ -205,7 +221,7 @@ class ShownStudy:
                     say(f"trial {one.number}: {_outcome(self._study, one)}; best {shown}")
 
 
-def _finish(study: Study, space: Space, order: Order, *, apply: bool, register_best: bool) -> None:
+def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bool, register_best: bool) -> None:
     """Show what the study came to, and leave its results."""
     from stackseg.errors import ModelError
     from stackseg.lifecycle.studies import best_trials, standing_of
@@ -241,7 +257,7 @@ def _finish(study: Study, space: Space, order: Order, *, apply: bool, register_b
         say(f"{PARAMS_FILE} has the params of trial {best[0].number}; commit it once `dvc repro` has shown them good")
         next_step("dvc repro, which trains for the record and scores on the test part")
     else:
-        next_step(f"stackseg search --trials {order.num_trials} --resume --apply, then dvc repro; or mlflow ui")
+        next_step(f"{command} --resume --apply, then dvc repro; or mlflow ui")
 
 
 def _register(order: Order, best: FrozenTrial, space: Space) -> None:

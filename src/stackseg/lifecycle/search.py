@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 from stackseg.environment import quieten_libraries
 from stackseg.errors import MachineError, StacksegError
@@ -35,7 +35,7 @@ from stackseg.lifecycle.study_storage import (
     open_storage,
     storage_errors,
 )
-from stackseg.lifecycle.trials import Bench, TrialError, make_trial, stale_callback, tidy_bundles
+from stackseg.lifecycle.trials import Bench, TrialError, TrialTaken, make_trial, stale_callback, tidy_bundles
 from stackseg.params import Params
 
 POLL_S = 1.0
@@ -181,8 +181,25 @@ def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> 
             fail_stale_trials(study)
             time.sleep(POLL_S)
             continue
-        study.optimize(lambda trial: make_trial(trial, bench), n_trials=1, catch=(TrialError,))
+        _make_one(study, bench)
         tidy_bundles(study, order.folder, order.num_kept)
+
+
+def _make_one(study: Study, bench: Bench) -> None:
+    taken: list[int] = []
+
+    def objective(trial: Trial) -> float | tuple[float, ...]:
+        try:
+            return make_trial(trial, bench)
+        except TrialTaken:
+            taken.append(trial.number)
+            raise
+
+    try:
+        study.optimize(objective, n_trials=1, catch=(TrialError, TrialTaken))
+    except ValueError:  # Optuna cannot tell the end of a trial that others have ended
+        if not taken:
+            raise
 
 
 def device_of(asked: str, place: int) -> str:
@@ -207,10 +224,11 @@ def _require_ended_well(workers: Sequence[tuple[BaseProcess, Connection]], num_f
         return
     code = ended[0].exitcode or 0
     cause = f"was ended by signal {-code} (9: often for want of memory)" if code < 0 else f"ended with exit code {code}"
+    memory = "; fewer --workers, or a smaller train.batch_size, need less memory" if code == -signal.SIGKILL else ""
     raise MachineError(
         f"{ended[0].name} {cause}; {num_finished} of {num_trials} trials are finished",
         where="stackseg search",
-        remedy="--resume goes on; fewer --workers, or a smaller train.batch_size, need less memory",
+        remedy=f"--resume goes on{memory}",
     )
 
 

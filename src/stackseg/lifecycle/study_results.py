@@ -32,7 +32,8 @@ def write_best_params(path: Path, study: Study, best: FrozenTrial, space: Space)
     with file_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
         file.write(
             f"# Study {study.study_name}, trial {best.number} of {len(study.trials)}: "
-            f"validation mean IoU {score:.4f}.\n# `stackseg search --resume --apply` writes it into params.yaml.\n"
+            f"validation mean IoU {score:.4f}.\n"
+            "# `stackseg search --trials N --resume --apply` writes it into params.yaml.\n"
         )
         YAML().dump(tree, file)
     return values

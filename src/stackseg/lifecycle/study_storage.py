@@ -27,6 +27,7 @@ DATABASE_NAME = "optuna.db"
 # a worker that has been silent for so many heartbeats is taken for dead
 GRACE = 4
 BUSY_TIMEOUT_S = 60
+PROXY_TIMEOUT_S = 10
 NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "sshfs", "lustre", "beegfs", "gpfs", "afs", "ceph", "glusterfs", "9p")
 # any number that no other program locks
 _ADVISORY_LOCK = 7_239_651
@@ -115,10 +116,13 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
         if url.startswith("grpc://"):
             host, _, port = url.removeprefix("grpc://").rstrip("/").partition(":")
             proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
-            proxy.wait_server_ready(timeout=10)
+            try:
+                proxy.wait_server_ready(timeout=PROXY_TIMEOUT_S)
+            except ConnectionError as error:
+                raise _no_proxy(url) from error
             return proxy
         if url.startswith("journal:"):
-            return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+            return _open_journal(Path(url.removeprefix("journal:")))
         file = database_file(url)
         arguments = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if file is not None else {"pool_pre_ping": True}
 
@@ -139,6 +143,28 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
                 return connect()
         with _advisory_lock(url):
             return connect()
+
+
+def _no_proxy(url: str) -> StoreError:
+    return StoreError(
+        f"nobody answered within {PROXY_TIMEOUT_S} s",
+        expected="an Optuna storage proxy",
+        where=shown_uri(url),
+        remedy="start the server, or correct --storage",
+    )
+
+
+def _open_journal(file: Path) -> JournalStorage:
+    if file.is_dir():
+        raise StoreError("a folder", expected="a file", where=str(file), remedy="name a file: --storage journal:FILE")
+    try:
+        return JournalStorage(JournalFileBackend(str(file)))
+    except (ValueError, KeyError) as error:  # no JSON, or none of Optuna's
+        raise StoreError(
+            "no journal of Optuna's, or a damaged one",
+            where=str(file),
+            remedy="name another file; of a damaged journal, remove the line that is torn",
+        ) from error
 
 
 def has_heartbeat(storage: BaseStorage) -> bool:

@@ -49,6 +49,10 @@ class TrialError(Exception):
     """A trial that could not be trained with its params; the study goes on without it."""
 
 
+class TrialTaken(Exception):  # noqa: N818  # no error of the trial
+    """The trial was ended elsewhere, while this worker was taken for dead."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """Where trials are made: the data, the run of the study, and the folder of the trials' bundles."""
@@ -74,6 +78,8 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
         The pruner, or the folds so far, say that it is not worth going on.
     TrialError
         It cannot be trained so: impossible params, a loss that is no number, out of memory.
+    TrialTaken
+        This worker was taken for dead meanwhile, and the trial is another's; its run is closed as stale.
     """
     _refuse_surplus(trial, bench)
     trial.set_user_attr(RUN_ID, None)  # a trial that is made once more still has that of the one before
@@ -81,15 +87,19 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
     follower = _Follower(trial, bench.parent_process)
     try:
         try:
-            values = _values(trial, bench, follower)
+            values = _own_values(trial, bench, follower)
         finally:
             # first of all: on a full disk this makes room for what is to be told of the trial
             shutil.rmtree(bench.checkpoints / _folder_name(trial.number), ignore_errors=True)
+    except TrialTaken:
+        _end(trial, "stale", started, "its worker was silent for too long")
+        raise
     except TrialPruned:
         _end(trial, "pruned", started)
         raise
     except KeyboardInterrupt:
-        hand_back(trial.study, trial.number, trial.params)
+        if not _is_taken(trial):
+            hand_back(trial.study, trial.number, trial.params)
         _end(trial, "interrupted", started)
         raise
     except Exception as error:
@@ -162,11 +172,32 @@ class _Follower:
 
     def on_epoch(self, report: EpochReport) -> None:
         """Report the epoch's score."""
+        if _is_taken(self._trial):
+            raise TrialTaken
         if not self.prunes or report.validation_mean_iou is None:
             return
         self._trial.report(report.validation_mean_iou, step=report.epoch + 1)
         if self._trial.should_prune():
             raise TrainingStopped(f"pruned at epoch {report.epoch + 1}")
+
+
+def _is_taken(trial: Trial) -> bool:
+    """Return whether others have ended the trial, as they do where a worker is suspended or starved for too long."""
+    return trial.study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING
+
+
+def _own_values(trial: Trial, bench: Bench, follower: _Follower) -> tuple[float, ...]:
+    """Return the trial's values, unless it has become another's."""
+    try:
+        values = _values(trial, bench, follower)
+    except Exception:
+        # nothing can be noted of a trial that has ended: whatever was raised may come from that
+        if _is_taken(trial):
+            raise TrialTaken from None
+        raise
+    if _is_taken(trial):
+        raise TrialTaken
+    return values
 
 
 def _values(trial: Trial, bench: Bench, follower: _Follower) -> tuple[float, ...]:
