@@ -34,3 +34,12 @@ def test_a_busy_port() -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])
 def test_a_host_that_is_none_of_ours(host: str) -> None:
     assert told(host, 0).endswith("Name an address of this machine by --host")
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    from stackseg.cli.serving import bound
+
+    with bound("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
