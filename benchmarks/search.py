@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--masks", type=lambda text: Path(text).resolve())
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=100, help="of pruning's first repeat")
+    parser.add_argument("--seed", type=int, default=100, help="of the first repeat of pruning and winner")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--patches", type=int, default=48)
     parser.add_argument("--network", default="Unet/resnet18", help="architecture/encoder of the present params")
