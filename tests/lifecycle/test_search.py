@@ -24,10 +24,12 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
+from typer.testing import CliRunner
 
 from databases import free_port, postgresql
 from served_projects import BIN, environment, run
-from stackseg.errors import MachineError
+from stackseg.cli.main import app
+from stackseg.errors import MachineError, StacksegError
 from stackseg.learning.checkpoints import Checkpoints
 from stackseg.learning.learner import Learner
 from stackseg.learning.training import Machine
@@ -382,6 +384,40 @@ def project_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         return project
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "told"),
+    [
+        ({}, ["--data", "nodata"], "nodata: no such folder"),
+        ({"search.folds": 60}, [], "there are fewer units than folds"),
+        ({"search.space": {"train.class_weights": {"choices": ["none", [1.0]]}}}, [], "1 class weights; expected 3"),
+        (
+            {"search.space": {"model.architecture": {"choices": ["Linknet", "Unett"]}}},
+            [],
+            "unknown architecture 'Unett'",
+        ),
+        ({"search.sampler": {"name": "tpe", "arguments": {"n_startup": 3}}}, [], "search.sampler.arguments"),
+        ({}, ["--storage", ""], "an empty text is no address"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_before_the_first_trial(
+    searched: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[str, Any],
+    options: list[str],
+    told: str,
+) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(searched[0], root, ignore=shutil.ignore_patterns("mlruns", "mlflow.db*", "optuna.db*", "search"))
+    write_values(root / "params.yaml", values)
+    monkeypatch.chdir(root)
+    done = CliRunner().invoke(app, ["search", "--trials", "2", "--study", "unborn", *options])
+    assert isinstance(done.exception, StacksegError)
+    assert told in str(done.exception)
+    assert "\n" not in str(done.exception)
+    assert not (root / "outputs" / "search").exists()
 
 
 def test_several_objectives_make_a_front(project_here: Callable[..., Project]) -> None:

@@ -15,7 +15,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 
 from stackseg.errors import ModelError, ParamsError
-from stackseg.lifecycle.space import Space, check_networks, read_space
+from stackseg.lifecycle.space import Space, check_buildable, read_space
 from stackseg.lifecycle.studies import build_sampler, most_trials
 from stackseg.params import Params
 
@@ -192,12 +192,46 @@ class TestRefusals:
         alone = {"choices": ["adamw", "sgd"], "when": {"train.optimizer": ["sgd"]}}
         assert "go round in a circle" in message({"train.optimizer": alone})
 
-    def test_conditions_that_name_no_choice(self) -> None:
-        lr = {"low": 0.001, "high": 1, "when": {"train.optimizer": ["adamw", "adam"]}}
-        told = message({"train.optimizer": ["adamw", "sgd"], "train.lr": lr})
-        assert told.startswith(
-            "search.space.train.lr.when: 'adam' is no choice of train.optimizer; expected adamw, sgd"
-        )
+    @pytest.mark.parametrize(
+        ("other", "entry", "value", "told"),
+        [
+            ("train.optimizer", ["adamw", "sgd"], "adam", "'adam' is no value of train.optimizer; expected adamw, sgd"),
+            (
+                "train.epochs",
+                {"low": 10, "high": 30, "step": 10},
+                25,
+                "25 is no value of train.epochs; expected 10 to 30 ",
+            ),
+            (
+                "train.rare_share",
+                {"low": 0.2, "high": 0.5},
+                0.6,
+                "0.6 is no value of train.rare_share; expected 0.2 to",
+            ),
+            (
+                "train.lr",
+                {"low": 1e-4, "high": 1e-2, "log": True},
+                "high",
+                "train.lr is 'high': Input should be a valid",
+            ),
+        ],
+    )
+    def test_conditions_that_nothing_meets(self, other: str, entry: Any, value: Any, told: str) -> None:
+        conditional = {"choices": [False, True], "when": {other: [value]}}
+        found = message({other: entry, "train.compile": conditional})
+        assert found.startswith(f"search.space.train.compile.when: {told}")
+
+    def test_a_condition_on_a_fixed_key_must_be_a_value_of_it(self) -> None:
+        conditional = {"choices": [False, True], "when": {"train.optimizer": ["adm"]}}
+        assert "train.optimizer is 'adm'" in message({"train.compile": conditional})
+
+    def test_a_key_and_a_part_of_it(self) -> None:
+        both = {"train.loss": LOSSES, "train.loss.dice": {"low": 0.5, "high": 2}}
+        assert message(both).startswith("search.space: train.loss.dice is a part of train.loss")
+
+    def test_whole_numbers_between_the_ends_of_a_log_range(self) -> None:
+        told = message({"train.patch_size": {"low": 32, "high": 256, "log": True}})
+        assert told.startswith("search.space.train.patch_size: train: patch_size is 33, not a multiple of 32")
 
 
 class TestDistributions:
@@ -392,7 +426,24 @@ class TestNetworks:
         )
         found = list(self.networks(space))
         assert sorted(found) == [("Linknet", "resnet18"), ("Linknet", "tu-test_resnet"), ("Unet", "resnet18")]
-        check_networks(space, in_channels=1, num_classes=2)
+        check_buildable(space, 1, [90, 10])
+
+    @pytest.mark.parametrize(
+        ("entries", "told"),
+        [
+            ({"train.class_weights": ["none", [1.0, 2.0, 3.0]]}, "train.class_weights: 3 class weights; expected 2"),
+            ({"train.class_weights": ["none", "balanced"]}, "no training pixel of class index 1"),
+        ],
+    )
+    def test_losses_that_cannot_be_built_are_refused(self, entries: dict[str, Any], told: str) -> None:
+        with pytest.raises(ParamsError, match=told):
+            check_buildable(space_of(entries), 1, [90, 0])
+
+    def test_weights_that_the_hub_does_not_give_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        space = space_of({"model.encoder_weights": [None, "nowhere"]})
+        with pytest.raises((ModelError, ParamsError), match="nowhere"):
+            check_buildable(space, 1, [90, 10])
 
     def test_conditions_on_other_keys_hide_no_network(self) -> None:
         encoder = {"choices": ["resnet18", "tu-test_resnet"], "when": {"train.optimizer": ["sgd"]}}
@@ -413,5 +464,5 @@ class TestNetworks:
     def test_one_that_cannot_be_built_is_refused(self, encoders: list[str], error: type[Exception], told: str) -> None:
         space = space_of({"model.encoder": encoders}, model__encoder="tu-test_resnet", model__architecture="Linknet")
         with pytest.raises(error, match=told) as caught:
-            check_networks(space, in_channels=1, num_classes=2)
+            check_buildable(space, 1, [90, 10])
         assert "\n" not in str(caught.value)

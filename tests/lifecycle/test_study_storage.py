@@ -136,7 +136,10 @@ class TestSqlite:
 
     def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
         (tmp_path / "optuna.db").mkdir()
-        assert "unable to open database file. Check that the folder is there and yours to write" in refused(tmp_path)
+        told = refused(tmp_path)
+        assert (
+            told == f"{tmp_path / 'optuna.db'}: a folder; expected a file. Move it aside, or name a file by --storage"
+        )
 
     def test_no_folder(self, tmp_path: Path) -> None:
         told = refused(tmp_path, "sqlite:///none/optuna.db")
@@ -220,6 +223,10 @@ class TestOthers:
     def test_without_grpc(self, tmp_path: Path) -> None:
         told = refused(tmp_path, "grpc://127.0.0.1:13000")
         assert told.endswith('. Pip install "stackseg[grpc]"')
+
+    @pytest.mark.skipif(importlib.util.find_spec("MySQLdb") is not None, reason="the driver is there")
+    def test_a_database_without_its_driver(self, tmp_path: Path) -> None:
+        assert "Install the driver of that database, or name postgresql" in refused(tmp_path, "mysql://127.0.0.1:1/s")
 
     @pytest.mark.parametrize(
         "given",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PANEL = "Models"
 NUM_SHOWN = 5
+CATALOG = OUTPUTS / "catalog.json"
 
 
 def attach(app: typer.Typer) -> None:
@@ -42,7 +43,7 @@ def search(
         str | None,
         typer.Option(
             envvar="STACKSEG_STORAGE",
-            help="Where the study is kept: postgresql://…, grpc://host:port, sqlite:///file; optuna.db by default.",
+            help="postgresql://…, grpc://host:port, sqlite:///file or journal:file; optuna.db by default.",
         ),
     ] = None,
     study: Annotated[str | None, typer.Option(help="Its name; search.study of params.yaml by default.")] = None,
@@ -53,7 +54,7 @@ def search(
         bool, typer.Option("--register-best", help="Score the best trial on the test part and register it.")
     ] = False,
     data: Annotated[Path, typer.Option(help="Folder of the specimens.")] = DATA,
-    catalog: Annotated[Path, typer.Option(help="The catalogue to read.")] = OUTPUTS / "catalog.json",
+    catalog: Annotated[Path, typer.Option(help="The catalogue to read.")] = CATALOG,
     device: Device = "auto",
 ) -> None:
     """Search params.yaml's `search.space` for better params by an Optuna study.
@@ -63,13 +64,13 @@ def search(
     """
     from stackseg.lifecycle.address import shown_uri
     from stackseg.lifecycle.search import Order, run_workers
-    from stackseg.lifecycle.space import check_networks, read_space
+    from stackseg.lifecycle.space import check_buildable, read_space
     from stackseg.lifecycle.studies import build_pruner, build_sampler, first_seed, most_trials, open_study
     from stackseg.lifecycle.study_runs import close_study_run, study_run
     from stackseg.lifecycle.study_storage import storage_errors
 
     params = load_params()
-    described, machine = _readable(params, catalog, device, register_best)
+    described, machine = _readable(params, catalog, data, device, register_best)
     space = read_space(params)
     build_pruner(params)
     build_sampler(space, first_seed(params))
@@ -78,7 +79,7 @@ def search(
         trials = most
     in_channels = described.num_channels * (2 * params.model.context_slices + 1)
     with err().status("building every network of the space once"):
-        check_networks(space, in_channels, len(described.classes))
+        check_buildable(space, in_channels, described.class_pixels("training"))
     root, experiment_id = ready_store(params)
     name = params.search.study if study is None else params.override({"search.study": study}, "--study").search.study
     checkpoints = checkpoints_folder(root) / "search" / name
@@ -105,12 +106,13 @@ def search(
         seed=first_seed(params) if created else secrets.randbelow(2**31),
         deadline=None if timeout is None else time.time() + timeout,
     )
+    command = same_search(order, storage, catalog)
     try:
         with ShownStudy(order, found) as shown:
             run_workers(order, found, on_change=shown.update, on_interrupt=shown.interrupted)
     except KeyboardInterrupt:
         close_study_run(found, parent, experiment_id, "KILLED")
-        say(f"interrupted; `{same_search(order, storage)} --resume` goes on")
+        say(f"interrupted; `{command} --resume` goes on")
         raise
     except Exception:
         # on a full disk this fails as well, and would hide why
@@ -118,12 +120,13 @@ def search(
             close_study_run(found, parent, experiment_id, "FAILED")
         raise
     close_study_run(found, parent, experiment_id, "FINISHED")
-    _finish(found, space, order, same_search(order, storage), apply=apply, register_best=register_best)
+    _finish(found, space, order, command, apply=apply, register_best=register_best)
 
 
-def _readable(params: Params, catalog: Path, device: str, register_best: bool) -> tuple[Any, Any]:
+def _readable(params: Params, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any]:
     from stackseg.errors import ParamsError
-    from stackseg.imaging.catalog import read_catalog, require_described_by
+    from stackseg.imaging.catalog import fold_catalog, read_catalog, require_described_by
+    from stackseg.imaging.specimens import find_specimens
     from stackseg.learning.devices import pick_device
     from stackseg.learning.training import Machine
 
@@ -137,6 +140,9 @@ def _readable(params: Params, catalog: Path, device: str, register_best: bool) -
     pick_device(device)
     described = read_catalog(catalog)
     require_described_by(described, params, catalog)
+    find_specimens(data)
+    if params.search.folds is not None:
+        fold_catalog(described, data, fold=0, folds=params.search.folds)
     return described, Machine(device=device)
 
 
@@ -158,7 +164,7 @@ def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -
     return url, opened
 
 
-def same_search(order: Order, storage: str | None) -> str:
+def same_search(order: Order, storage: str | None, catalog: Path) -> str:
     """Return the command that goes on with this study, to be typed; passwords are left out."""
     from stackseg.lifecycle.address import shown_uri
 
@@ -169,6 +175,8 @@ def same_search(order: Order, storage: str | None) -> str:
         ("--study", order.study, order.params.search.study),
         ("--storage", None if storage is None else shown_uri(storage), None),
         ("--data", order.data, DATA),
+        ("--catalog", catalog, CATALOG),
+        ("--device", order.machine.device, "auto"),
     ]
     given = [f"{name} {quote(str(value))}" for name, value, default in options if value not in (None, default)]
     return " ".join(["stackseg search", *given])

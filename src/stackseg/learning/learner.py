@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
 
-from stackseg.errors import ParamsError
 from stackseg.imaging.catalog import Catalog
 from stackseg.imaging.labels import IGNORE_INDEX
 from stackseg.learning.bundle import InferenceSpec
-from stackseg.learning.losses import all_reduce_sum, balanced_weights, build_loss
+from stackseg.learning.losses import SegmentationLoss, all_reduce_sum, balanced_weights, build_loss
 from stackseg.learning.network import build_network, check_forward
 from stackseg.learning.normalisation_layers import globalise_batch_norm
 from stackseg.learning.optimisation import Schedule, build_average, build_optimizer
 from stackseg.params import Params
+from stackseg.params.train import TrainParams
 
 
 class Learner:
@@ -57,12 +58,7 @@ class Learner:
         optimizer = build_optimizer(self._bare, options)
         runnable = cast(torch.nn.Module, torch.compile(self._bare)) if options.compile else self._bare
         self._network, self._optimizer = fabric.setup(runnable, optimizer)
-        self._loss = build_loss(
-            {str(name): weight for name, weight in options.loss.items()},
-            num_classes=len(catalog.classes),
-            class_weights=_class_weights(params, catalog),
-            reduce_sum=all_reduce_sum,
-        ).to(fabric.device)
+        self._loss = training_loss(options, catalog.class_pixels("training")).to(fabric.device)
         self._schedule = Schedule(self._optimizer, options, num_steps)
 
     @property
@@ -154,17 +150,19 @@ def _check_sizes(
         check_forward(network, in_channels, window)
 
 
-def _class_weights(params: Params, catalog: Catalog) -> list[float] | None:
-    asked = params.train.class_weights
-    if asked == "none":
-        return None
-    if asked == "balanced":
-        return balanced_weights(catalog.class_pixels("training"))
-    if len(asked) != len(catalog.classes):
-        raise ParamsError(
-            f"train.class_weights has {len(asked)} numbers",
-            expected=f"{len(catalog.classes)}, one per class",
-            where="params.yaml",
-            remedy="mend the list, or set it to balanced or none",
-        )
-    return list(asked)
+def training_loss(options: TrainParams, class_pixels: Sequence[int]) -> SegmentationLoss:
+    """Return the loss that the params name, given the labelled training pixels of each class.
+
+    Raises
+    ------
+    ParamsError
+        The class weights are not one per class, or balanced ones are asked for and a class has no pixel.
+    """
+    asked = options.class_weights
+    weights = None if asked == "none" else balanced_weights(class_pixels) if asked == "balanced" else asked
+    return build_loss(
+        {str(name): weight for name, weight in options.loss.items()},
+        num_classes=len(class_pixels),
+        class_weights=weights,
+        reduce_sum=all_reduce_sum,
+    )

@@ -16,6 +16,7 @@ from optuna.trial import Trial
 from pydantic import BaseModel
 
 from stackseg.errors import ParamsError
+from stackseg.learning.learner import training_loss
 from stackseg.learning.network import NetworkSpec, build_network
 from stackseg.params import Params
 from stackseg.params.search import SpaceEntry
@@ -23,6 +24,7 @@ from stackseg.params.search import SpaceEntry
 # what decides on the planes or on the measure stays the same for all trials, or their scores could not be compared
 SECTIONS = ("model", "augment", "train", "inference")
 WHERE = "search.space"
+NETWORK_KEYS = ("model.architecture", "model.encoder", "model.encoder_weights")
 # values of a stepped range that are tried against the other params before the first trial
 MAX_CHECKED = 200
 
@@ -59,6 +61,22 @@ class Dimension:
     def without(self, keys: set[str]) -> Dimension:
         """Return the same dimension without its conditions on some keys."""
         return replace(self, when={key: values for key, values in self.when.items() if key not in keys})
+
+    def holds(self, value: Any) -> bool:
+        """Return whether a trial may have a value, given as params.yaml would hold it."""
+        suggested = self.suggested_for(value)
+        try:
+            return bool(self.distribution._contains(self.distribution.to_internal_repr(suggested)))
+        except (ValueError, TypeError):
+            return False
+
+    def shown(self) -> str:
+        """Return its values as people would name them."""
+        one = self.distribution
+        if isinstance(one, IntDistribution | FloatDistribution):
+            step = f" in steps of {one.step}" if one.step not in (None, 1) else ""
+            return f"{one.low} to {one.high}{step}"
+        return ", ".join(str(value) for value in (self.meaning or {}).values())
 
     def suggested_for(self, value: Any) -> Any:
         """Return Optuna's value for one of params.yaml's."""
@@ -114,8 +132,8 @@ class Space:
         )
 
     def networks(self) -> Iterator[dict[str, Any]]:
-        """Yield every combination of architecture and encoder that a trial may come to."""
-        named = [one for one in self.dimensions if one.key in ("model.architecture", "model.encoder")]
+        """Yield every combination of architecture, encoder and its weights that a trial may come to."""
+        named = [one for one in self.dimensions if one.key in NETWORK_KEYS]
         varied = {one.key for one in self.dimensions} - {one.key for one in named}
         told: list[dict[str, Any]] = []
         # a condition on another key that varies may hold or not
@@ -172,18 +190,35 @@ def read_space(params: Params) -> Space:
         )
     for key, entry in entries.items():
         _check_key(key, params)
-        for other, values in entry.when.items():
-            _check_condition(key, other, values, params)
+        for other in entry.when:
+            params.value(other)
+        for other in entries:
+            if key.startswith(f"{other}."):
+                raise ParamsError(
+                    f"{key} is a part of {other}", where=WHERE, remedy="take one of the two out of the space"
+                )
     space = Space(tuple(_dimension(key, entries[key], params) for key in _ordered(entries)), params)
     for one in space.dimensions:
         for value in _some_values(one):
             params.override({one.key: one.value_of(value)}, f"{WHERE}.{one.key}")
+    _check_conditions(space)
     _check_present(space)
     return space
 
 
-def check_networks(space: Space, in_channels: int, num_classes: int) -> None:
-    """Build every combination of architecture and encoder once.
+def check_buildable(space: Space, in_channels: int, class_pixels: Sequence[int]) -> None:
+    """Build every combination of architecture and encoder once, with its weights, and every loss.
+
+    Weights that come from a hub are then there before workers ask for them at the same moment.
+
+    Parameters
+    ----------
+    space
+        Its networks and losses.
+    in_channels
+        Channels of an image, context slices included.
+    class_pixels
+        Labelled training pixels of each class.
 
     Raises
     ------
@@ -196,9 +231,14 @@ def check_networks(space: Space, in_channels: int, num_classes: int) -> None:
             architecture=model.architecture,
             encoder=model.encoder,
             in_channels=in_channels,
-            num_classes=num_classes,
+            num_classes=len(class_pixels),
+            decoder_dropout=model.decoder_dropout,
         )
-        build_network(spec, encoder_weights=None)
+        build_network(spec, encoder_weights=model.encoder_weights)
+    for one in space.dimensions:
+        if one.key.startswith(("train.loss", "train.class_weights")):
+            for value in _some_values(one):
+                training_loss(space.present.override({one.key: one.value_of(value)}, WHERE).train, class_pixels)
 
 
 def _check_key(key: str, params: Params) -> None:
@@ -216,34 +256,34 @@ def _check_key(key: str, params: Params) -> None:
         )
 
 
-def _check_condition(key: str, other: str, values: list[Any], params: Params) -> None:
-    params.value(other)
-    entry = params.search.space.get(other)
-    if entry is not None and entry.choices is not None:
-        stray = [one for one in values if one not in entry.choices]
-        if stray:
-            raise ParamsError(
-                f"{stray[0]!r} is no choice of {other}",
-                expected=", ".join(str(one) for one in entry.choices),
-                where=f"{WHERE}.{key}.when",
-                remedy="mend the condition",
-            )
+def _check_conditions(space: Space) -> None:
+    """Refuse a condition on what no trial can have; on a key that stays as it is, it may fail to hold."""
+    varied = {one.key: one for one in space.dimensions}
+    for dimension in space.dimensions:
+        where = f"{WHERE}.{dimension.key}.when"
+        for other, values in dimension.when.items():
+            for value in values:
+                space.present.override({other: value}, where)
+                if other in varied and not varied[other].holds(value):
+                    raise ParamsError(
+                        f"{value!r} is no value of {other}",
+                        expected=varied[other].shown(),
+                        where=where,
+                        remedy="mend the condition",
+                    )
 
 
 def _check_present(space: Space) -> None:
     """Refuse a space without the present params, which are trial 0."""
-    for key, value in space.first_trial().items():
-        distribution = next(one.distribution for one in space.dimensions if one.key == key)
-        try:
-            inside = distribution._contains(distribution.to_internal_repr(value))
-        except (ValueError, TypeError):
-            inside = False
-        if not inside:
+    counting = space.first_trial()
+    for one in space.dimensions:
+        value = space.present.value(one.key)
+        if one.key in counting and not one.holds(value):
             raise ParamsError(
-                f"the present value of {key} is {value}, which is not in the space",
+                f"the present value of {one.key} is {value}, which is not in the space",
                 expected="the params that are there among what is tried: they are trial 0",
-                where=f"{WHERE}.{key}",
-                remedy=f"add {value} to the space, or change {key}",
+                where=f"{WHERE}.{one.key}",
+                remedy=f"add {value} to the space, or change {one.key}",
             )
 
 
@@ -342,9 +382,10 @@ def _some_values(one: Dimension) -> list[Any]:
     distribution = one.distribution
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    if isinstance(distribution, IntDistribution) and not distribution.log:
-        return list(itertools.islice(_all_values(one), MAX_CHECKED))
-    if isinstance(distribution, IntDistribution | FloatDistribution):
+    if isinstance(distribution, IntDistribution):
+        whole = range(distribution.low, distribution.high + 1, distribution.step)
+        return [*whole[:MAX_CHECKED], distribution.high]
+    if isinstance(distribution, FloatDistribution):
         return [distribution.low, distribution.high]
     raise TypeError(type(distribution).__name__)
 

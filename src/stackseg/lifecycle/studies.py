@@ -282,7 +282,7 @@ def _made(kind: Callable[..., Made], arguments: Mapping[str, Any], where: str) -
         try:
             return kind(**arguments)
         except (TypeError, ValueError) as error:
-            text = " ".join(str(error).split())
+            text = " ".join(str(error).split()).rstrip(".")
             raise ParamsError(text, where=where, remedy="see Optuna's documentation of it for its arguments") from None
         except ImportError as error:
             raise ParamsError(

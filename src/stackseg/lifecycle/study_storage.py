@@ -39,6 +39,7 @@ _REMEDIES = (
     ("malformed", "put a backup in its place, or move it aside: a new one is made by the next search"),
     ("no module named 'psycopg", 'pip install "stackseg[postgresql]"'),
     ("no module named 'grpc", 'pip install "stackseg[grpc]"'),
+    ("no module named", "install the driver of that database, or name postgresql://… or sqlite:///…"),
     ("locked", "wait for the other processes that use it, then go on with --resume"),
     ("readonly", "give yourself write permission there, or name another --storage"),
     ("read-only", "give yourself write permission there, or name another --storage"),
@@ -84,7 +85,7 @@ def storage_url(root: Path, given: str | None) -> str:
 
 def _no_address(given: str, found: str) -> StoreError:
     return StoreError(
-        f"{shown_uri(given)} is {found}",
+        f"{shown_uri(given) or 'an empty text'} is {found}",
         expected="sqlite:///optuna.db, postgresql://…, grpc://host:port or journal:file",
         where="--storage",
         remedy="correct --storage",
@@ -136,6 +137,7 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
             )
 
         if file is not None:
+            _refuse_folder(file)
             _refuse_network(file)
             with store_lock(file.with_name(f"{file.name}.lock")):
                 _create_whole(file)
@@ -154,9 +156,15 @@ def _no_proxy(url: str) -> StoreError:
     )
 
 
-def _open_journal(file: Path) -> JournalStorage:
+def _refuse_folder(file: Path) -> None:
     if file.is_dir():
-        raise StoreError("a folder", expected="a file", where=str(file), remedy="name a file: --storage journal:FILE")
+        raise StoreError(
+            "a folder", expected="a file", where=str(file), remedy="move it aside, or name a file by --storage"
+        )
+
+
+def _open_journal(file: Path) -> JournalStorage:
+    _refuse_folder(file)
     try:
         return JournalStorage(JournalFileBackend(str(file)))
     except (ValueError, KeyError) as error:  # no JSON, or none of Optuna's
