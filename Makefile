@@ -16,8 +16,9 @@ run: $(BIN)/.installed
 	$(BIN)/dvc metrics show
 	@echo "next: $(BIN)/mlflow ui   (then open http://127.0.0.1:5000), or: $(BIN)/stackseg add IMAGES MASKS"
 
+# two processes of one thread each: with two each, they would wait for one another
 test: $(BIN)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-all: $(BIN)/.installed
 	$(BIN)/python -m pytest -m ""
