@@ -7,8 +7,8 @@ Without images, the sample stack is taken, cut down to 32 planes of 128². Figur
 - pruning: the compute after which a search with the default pruner has what one without it has at its end, from the
   same seeds; counted in epochs trained (each with its validation) and in seconds of trials
 - glue: seconds of a trial, with its run, report and bundle, against train() with the same params
-- winner: the best of a search over params.yaml's own space against the present params, mean IoU on the test part with
-  the gate's paired interval; it wants --images with five independent test planes or more
+- winner: the best of a search against the present params at the same number of patches, mean IoU on the test part with
+  the gate's paired interval; it wants --images with five independent test planes or more (--split random --test 0.7)
 - workers: seconds from the first trial's beginning to the last one's end, two workers against one, a core for each
 """
 
@@ -59,24 +59,27 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=48)
     parser.add_argument("--network", default="Unet/resnet18", help="architecture/encoder of the present params")
     parser.add_argument("--split", choices=["blocks", "random"], default="blocks", help="random: independent images")
+    parser.add_argument("--test", type=float, default=0.15, help="share of the planes in the test part")
     parser.add_argument("--only", choices=["pruning", "glue", "workers", "winner"])
     arguments = parser.parse_args()
+    if arguments.only == "winner" and arguments.images is None:
+        parser.error("winner needs --images and --masks")
     apply_quiet_environment()
     quieten_libraries()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    here = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        _make_project(here, arguments)
-        if arguments.only == "winner":
-            _winner(here, arguments)
-        for name, measure in (("glue", _glue), ("workers", _workers), ("pruning", _pruning)):
+        _make_project(arguments)
+        measures = {"glue": _glue, "workers": _workers, "pruning": _pruning, "winner": _winner}
+        if arguments.images is None:
+            del measures["winner"]
+        for name, measure in measures.items():
             if arguments.only in (None, name):
                 measure(arguments)
 
 
-def _make_project(here: Path, arguments: argparse.Namespace) -> None:
-    Path("params.yaml").write_text((here / "params.yaml").read_text())
+def _make_project(arguments: argparse.Namespace) -> None:
+    Path("params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
     Path("dvc.yaml").write_text("stages: {}\n")
     if arguments.images is None:
         from stackseg.imaging.synthetic import write_sample
@@ -97,6 +100,7 @@ def _make_project(here: Path, arguments: argparse.Namespace) -> None:
             "train.lr": 1e-3,
             "train.rare_share": 0.33,
             "split.method": arguments.split,
+            "split.test": arguments.test,
             "model.architecture": arguments.network.partition("/")[0],
             "model.encoder": arguments.network.partition("/")[2],
         },
@@ -187,12 +191,11 @@ def _until(trials: Sequence[FrozenTrial], goal: float) -> tuple[float, float] | 
     return None
 
 
-def _winner(here: Path, arguments: argparse.Namespace) -> None:
-    """Search over the template's own space; another seed is another split, other weights and another sampler."""
-    template = read_tree(here / "params.yaml")
-    write_values(Path("params.yaml"), {f"train.{key}": template["train"][key] for key in ("lr", "batch_size")})
+def _winner(arguments: argparse.Namespace) -> None:
+    """Search, and score the best on the test part; another seed is another split, other weights and another sampler."""
+    more = {"train.batch_size": [4, 8, 16], "model.architecture": ["Unet", "Linknet", "FPN"]}
     for seed in range(arguments.seed, arguments.seed + arguments.repeats):
-        _search_section({"space": template["search"]["space"]})
+        _search_section({"space": SPACE | more})
         write_values(Path("params.yaml"), {"seed": seed})
         _run("catalog")
         _search(f"winner-{seed}", arguments.trials)
