@@ -193,9 +193,13 @@ def _until(trials: Sequence[FrozenTrial], goal: float) -> tuple[float, float] | 
 
 def _winner(arguments: argparse.Namespace) -> None:
     """Search, and score the best on the test part; another seed is another split, other weights and another sampler."""
-    more = {"train.batch_size": [4, 8, 16], "model.architecture": ["Unet", "Linknet", "FPN"]}
+    more = {
+        "train.batch_size": [4, 8, 16],
+        "train.ema": [None, 0.95],
+        "model.architecture": ["Unet", "Linknet", "FPN"],
+    }
     for seed in range(arguments.seed, arguments.seed + arguments.repeats):
-        _search_section({"space": SPACE | more})
+        _search_section({"space": SPACE | more, "pruner": {"name": "none"}})  # trainings are short
         write_values(Path("params.yaml"), {"seed": seed})
         _run("catalog")
         _search(f"winner-{seed}", arguments.trials)
