@@ -292,24 +292,24 @@ def _register(order: Order, best: FrozenTrial, space: Space) -> None:
 
 
 def _show_best(study: Study, space: Space, best: Sequence[FrozenTrial]) -> None:
-    names = space.present.search.objectives
-    keys = [one.key for one in space.dimensions]
+    names = {"mean_iou": "mean IoU", "ms_per_megapixel": "ms/Mpx", "parameters": "parameters"}
+    objectives = space.present.search.objectives
+    short = _short([one.key for one in space.dimensions])
     rows = []
     for one in best[:NUM_SHOWN]:
-        values = [
-            _shown(value, digits=4 if name == "mean_iou" else 1) for name, value in zip(names, one.values, strict=True)
-        ]
+        values = [_objective(name, value) for name, value in zip(objectives, one.values, strict=True)]
         minutes = "" if one.duration is None else f"{one.duration.total_seconds() / 60:.1f}"
-        rows.append([str(one.number), *values, minutes, *(_param(one.params.get(key, "")) for key in keys)])
-    title = "best trials" if len(names) == 1 else "Pareto front"
-    columns = ("trial", *names, "min", *_short(keys))
-    table(f"{title} of study {study.study_name}", columns, rows, whole=("trial", *names))
+        params = ", ".join(f"{short[key]} {_param(value)}" for key, value in one.params.items())
+        rows.append([str(one.number), *values, minutes, params])
+    title = "best trials" if len(objectives) == 1 else "Pareto front"
+    columns = ("trial", *(names[one] for one in objectives), "min")
+    table(f"{title} of study {study.study_name}", (*columns, "params"), rows, whole=columns)
 
 
-def _short(keys: Sequence[str]) -> list[str]:
-    """Return dotted keys without their sections, where that leaves no two alike."""
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    """Return dotted keys to what they are called without their sections, where that leaves no two alike."""
     last = [one.rpartition(".")[2] for one in keys]
-    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
+    return {key: short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)}
 
 
 def _show_worth(study: Study) -> None:
@@ -336,9 +336,10 @@ def _iou(study: Study, one: FrozenTrial) -> float:
     return float(one.values[objective_place(study)])
 
 
-def _shown(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}"
+def _objective(name: str, value: float) -> str:
+    return figure(value) if name == "mean_iou" else f"{value:.0f}"
 
 
 def _param(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    # Optuna holds lists and mappings as JSON: without the quotes it is what params.yaml would say
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace('"', "")
