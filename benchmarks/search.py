@@ -213,7 +213,7 @@ def _winner(arguments: argparse.Namespace) -> None:
         found = f"{best.parent.name} {verdict.challenger_mean_iou:.4f}, present {verdict.champion_mean_iou:.4f}"
         print(f"  seed {seed}: {found}, {verdict.num_planes} test planes, {verdict.num_units} units", flush=True)
         if verdict.gain is not None:
-            ends = f"above {verdict.gain.low}, below {verdict.gain.high}"
+            ends = f"above {verdict.gain.low:+.4f}, below {verdict.gain.high:+.4f}"
             print(
                 f"    gain {verdict.gain_mean_iou:+.4f}: {ends}, each at {params.promotion.confidence:.0%}", flush=True
             )

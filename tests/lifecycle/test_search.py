@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,12 @@ from typer.testing import CliRunner
 from databases import free_port, postgresql
 from served_projects import BIN, environment, run
 from stackseg.cli.main import app
+from stackseg.cli.search import same_search
 from stackseg.errors import MachineError, StacksegError
 from stackseg.learning.checkpoints import Checkpoints
 from stackseg.learning.learner import Learner
 from stackseg.learning.training import Machine
-from stackseg.lifecycle.search import device_of
+from stackseg.lifecycle.search import Interrupts, device_of
 from stackseg.lifecycle.space import read_space
 from stackseg.lifecycle.store import prepare_store
 from stackseg.lifecycle.studies import build_sampler, load_study, open_study, standing_of
@@ -286,7 +288,7 @@ def trials_in_this_process(project: Project, num_trials: int) -> optuna.Study:
         parent_run=study_run(study, ready.experiment_id, root / "lock"),
         machine=Machine(device="cpu"),
         num_trials=num_trials,
-        parent_process=os.getppid(),
+        must_end=lambda: False,
     )
     study.optimize(lambda trial: make_trial(trial, bench), n_trials=num_trials, catch=(TrialError,))
     return study
@@ -426,7 +428,7 @@ def test_several_objectives_make_a_front(project_here: Callable[..., Project]) -
     assert all(len(one.values) == 3 and one.values[1] > 1e5 for one in study.trials)
     parent, children = runs_of(project.folder)
     assert set(children[0][0].data.metrics) >= {"objective/mean_iou", "objective/parameters"}
-    close_study_run(study, parent.info.run_id, parent.info.experiment_id, "FINISHED")
+    close_study_run(study, parent.info.run_id, parent.info.experiment_id, "FINISHED", project.folder / "lock")
     assert list((project.folder / "mlruns").glob(f"*/{parent.info.run_id}/artifacts/pictures/pareto_front.png"))
 
 
@@ -463,6 +465,44 @@ def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
     assert "PAN" in failed.user_attrs["failure"]
     assert "\n" not in failed.user_attrs["failure"]
     assert standing_of([complete, failed]).num_finished == 2
+
+
+def test_a_trial_that_was_trained_to_its_end_has_a_score(project_here: Callable[..., Project]) -> None:
+    always = {"name": "threshold", "arguments": {"lower": 1.0, "n_warmup_steps": 2}}
+    (complete,) = trials_in_this_process(project_here(pruner=always), num_trials=1).trials
+    assert complete.state == TrialState.COMPLETE
+    assert max(complete.intermediate_values) == 3
+
+
+def test_interrupts_are_noted_until_they_are_asked_for() -> None:
+    interrupts = Interrupts(signal.SIGINT, signal.SIGTERM, patience=1)
+    try:
+        interrupts.raise_asked()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.raise_asked()
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(30)
+    finally:
+        interrupts.restore()
+
+
+def test_two_searches_end_their_common_study_at_the_same_moment(searched: tuple[Path, str], tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(searched[0], root)
+    both = [Background(root, "--trials", "8", "--resume") for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0], both[0].said
+    assert runs_of(root)[0].info.status == "FINISHED"
+
+
+def test_the_command_that_goes_on_names_the_user_and_no_password() -> None:
+    order: Any = SimpleNamespace(
+        num_trials=3, num_workers=2, num_kept=1, study="search", data=Path("data"), machine=Machine(device="cpu"),
+        params=SimpleNamespace(search=SimpleNamespace(study="search")),
+    )  # fmt: skip
+    told = same_search(order, "postgresql://ada:s3cret@node7/studies", Path("outputs/catalog.json"))
+    assert told == "stackseg search --trials 3 --workers 2 --storage postgresql://ada@node7/studies --device cpu"
 
 
 @pytest.mark.parametrize(

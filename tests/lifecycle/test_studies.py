@@ -35,6 +35,7 @@ from stackseg.lifecycle.studies import (
     most_trials,
     objective_place,
     open_study,
+    rehearse,
     standing_of,
 )
 from stackseg.lifecycle.study_storage import open_storage, storage_url
@@ -431,6 +432,39 @@ class TestSamplers:
         space = space_of(STEPPED, seed=seed)
         for place in range(3):
             assert build_sampler(space, first_seed(space.present) + place)
+
+
+REHEARSED = {
+    "train.weight_decay": {"low": 0.0, "high": 0.02, "step": 0.01},
+    "train.optimizer": {"choices": ["adamw", "sgd"]},
+    "train.ema": {"choices": [None, 0.9], "when": {"train.optimizer": ["sgd"]}},
+}
+
+
+class TestRehearsal:
+    @pytest.mark.parametrize("name", ["tpe", "gp", "nsgaii", "nsgaiii", "random", "qmc", "grid", "brute_force"])
+    @pytest.mark.parametrize("pruner", ["successive_halving", "hyperband", "median", "none"])
+    def test_what_works_passes(self, name: str, pruner: str) -> None:
+        rehearse(space_of(REHEARSED, search__sampler={"name": name}, search__pruner={"name": pruner}))
+
+    @pytest.mark.parametrize(
+        ("sampler", "pruner", "where"),
+        [
+            ({"name": "gp", "arguments": {"n_startup_trials": "x"}}, {"name": "none"}, "search.sampler.arguments"),
+            ({"name": "tpe", "arguments": {"n_startup_trials": "x"}}, {"name": "none"}, "search.sampler.arguments"),
+            ({"name": "grid", "arguments": {"search_space": {}}}, {"name": "none"}, "search.sampler.arguments"),
+            ({"name": "tpe"}, {"name": "hyperband", "arguments": {"min_resource": "x"}}, "search.pruner.arguments"),
+            ({"name": "tpe"}, {"name": "median", "arguments": {"n_warmup_steps": "x"}}, "search.pruner.arguments"),
+            ({"name": "tpe"}, {"name": "percentile"}, "search.pruner.arguments"),
+        ],
+    )
+    def test_what_optuna_fails_with_is_one_line(
+        self, sampler: dict[str, Any], pruner: dict[str, Any], where: str
+    ) -> None:
+        with pytest.raises(ParamsError) as caught:
+            rehearse(space_of(REHEARSED, search__sampler=sampler, search__pruner=pruner))
+        assert str(caught.value).startswith(f"{where}: ")
+        assert "\n" not in str(caught.value)
 
 
 class TestPruners:

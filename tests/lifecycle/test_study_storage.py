@@ -214,8 +214,9 @@ class TestOthers:
         assert "nobody answered within 10 s" in told
         assert told.endswith(". Start the server, or correct --storage")
 
-    def test_a_journal_that_is_none(self, tmp_path: Path) -> None:
-        (tmp_path / "notes.log").write_text("hello\nworld\n")
+    @pytest.mark.parametrize("text", ["hello\nworld\n", "hello\n", '{"op_code": 0'])
+    def test_a_journal_that_is_none(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "notes.log").write_text(text)
         assert "no journal of Optuna's, or a damaged one" in refused(tmp_path, "journal:notes.log")
         assert "a folder; expected a file" in refused(tmp_path, "journal:")
 

@@ -95,14 +95,10 @@ def study_progress() -> Progress:
     """Return the progress bar of a study."""
     console = err()
     return Progress(
-        TextColumn("study {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("trials, {task.fields[pruned]} pruned, {task.fields[running]} running"),
-        TextColumn("best {task.fields[best]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
+        BarColumn(bar_width=max(1, min(30, console.width - 66))),  # the text is never cut for it
+        TextColumn("{task.completed}/{task.total} trials, {task.fields[pruned]} pruned, best {task.fields[best]},"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=console,
         disable=not console.is_terminal,
     )

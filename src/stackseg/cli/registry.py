@@ -70,8 +70,9 @@ def register_outputs(params: Params, *, data: Path, out: Path) -> None:
     )
     if done.run_reopened:
         warn(f"the run that trained ({record.run_id}) is not in this store: scores are in run {done.run_id}")
-    state = "registered" if done.created else "is registered already:"
-    say(f"{state} {done.name} version {done.version}, bundle {spec.digest[:12]}, run {done.run_id}")
+    what = f"{done.name} version {done.version}, bundle {spec.digest[:12]}"
+    # an equal bundle may have been trained again, by a run that is not the version's
+    say(f"registered {what}, run {done.run_id}" if done.created else f"is registered already: {what}")
     next_step("stackseg promote, mlflow ui, or `dvc exp run -S train.lr=3e-4` to compare another run")
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PANEL = "Models"
 NUM_SHOWN = 5
+FEW_TRIALS = 10
 CATALOG = OUTPUTS / "catalog.json"
 
 
@@ -65,15 +66,14 @@ def search(
     from stackseg.lifecycle.address import shown_uri
     from stackseg.lifecycle.search import Order, run_workers
     from stackseg.lifecycle.space import check_buildable, read_space
-    from stackseg.lifecycle.studies import build_pruner, build_sampler, first_seed, most_trials, open_study
+    from stackseg.lifecycle.studies import first_seed, most_trials, open_study, rehearse
     from stackseg.lifecycle.study_runs import close_study_run, study_run
     from stackseg.lifecycle.study_storage import storage_errors
 
     params = load_params()
     described, machine = _readable(params, catalog, data, device, register_best)
     space = read_space(params)
-    build_pruner(params)
-    build_sampler(space, first_seed(params))
+    rehearse(space)
     if (most := most_trials(space)) is not None and trials > most:
         say(f"{params.search.sampler.name} has {most} trials in this space")
         trials = most
@@ -111,15 +111,15 @@ def search(
         with ShownStudy(order, found) as shown:
             run_workers(order, found, on_change=shown.update, on_interrupt=shown.interrupted)
     except KeyboardInterrupt:
-        close_study_run(found, parent, experiment_id, "KILLED")
+        close_study_run(found, parent, experiment_id, "KILLED", move_lock(root))
         say(f"interrupted; `{command} --resume` goes on")
         raise
     except Exception:
         # on a full disk this fails as well, and would hide why
         with suppress(Exception):
-            close_study_run(found, parent, experiment_id, "FAILED")
+            close_study_run(found, parent, experiment_id, "FAILED", move_lock(root))
         raise
-    close_study_run(found, parent, experiment_id, "FINISHED")
+    close_study_run(found, parent, experiment_id, "FINISHED", move_lock(root))
     _finish(found, space, order, command, apply=apply, register_best=register_best)
 
 
@@ -166,20 +166,28 @@ def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -
 
 def same_search(order: Order, storage: str | None, catalog: Path) -> str:
     """Return the command that goes on with this study, to be typed; passwords are left out."""
-    from stackseg.lifecycle.address import shown_uri
-
     options = [
         ("--trials", order.num_trials, None),
         ("--workers", order.num_workers, 1),
         ("--top", order.num_kept, 1),
         ("--study", order.study, order.params.search.study),
-        ("--storage", None if storage is None else shown_uri(storage), None),
+        ("--storage", None if storage is None else _without_password(storage), None),
         ("--data", order.data, DATA),
         ("--catalog", catalog, CATALOG),
         ("--device", order.machine.device, "auto"),
     ]
     given = [f"{name} {quote(str(value))}" for name, value, default in options if value not in (None, default)]
     return " ".join(["stackseg search", *given])
+
+
+def _without_password(storage: str) -> str:
+    from stackseg.lifecycle.address import shown_uri
+
+    shown = shown_uri(storage)
+    scheme, _, rest = storage.partition("://")
+    user = rest.rpartition("@")[0].partition(":")[0]
+    # of a database, the name before the @ is no secret, and another one may not be let in
+    return shown.replace("://", f"://{user}@", 1) if user and scheme.startswith("postgresql") else shown
 
 
 class ShownStudy:
@@ -194,9 +202,7 @@ class ShownStudy:
         trials = self._study.get_trials(deepcopy=False)
         self._told = {one.number for one in trials if one.state.is_finished()}
         self._progress = study_progress()
-        self._task = self._progress.add_task(
-            self._study.study_name, total=self._order.num_trials, best="-", pruned=0, running=0
-        )
+        self._task = self._progress.add_task(self._study.study_name, total=self._order.num_trials, best="-", pruned=0)
         self._progress.start()
         return self
 
@@ -220,7 +226,6 @@ class ShownStudy:
             completed=min(standing.num_finished, self._order.num_trials),
             best=shown,
             pruned=standing.num_pruned,
-            running=standing.num_running,
         )
         for one in trials:
             if one.state.is_finished() and one.number not in self._told:
@@ -263,6 +268,8 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
     if apply:
         write_values(PARAMS_FILE, values)
         say(f"{PARAMS_FILE} has the params of trial {best[0].number}; commit it once `dvc repro` has shown them good")
+        if any(space.present.search.space[key].when for key in values):
+            say("a key with a condition is among them: to search further from here, begin another study by --study")
         next_step("dvc repro, which trains for the record and scores on the test part")
     else:
         next_step(f"{command} --resume --apply, then dvc repro; or mlflow ui")
@@ -317,8 +324,10 @@ def _show_worth(study: Study) -> None:
 
     worth = importances(study)
     if worth:
+        num_complete = sum(one.state.name == "COMPLETE" for one in study.get_trials(deepcopy=False))
+        few = ": so few that it is a hint at best" if num_complete < FEW_TRIALS else ""
         table(
-            "worth of each",
+            f"worth of each, by {num_complete} complete trials{few}",
             ("parameter", "share of the variance of the mean IoU"),
             [(key, f"{value:.2f}") for key, value in worth.items()],
         )

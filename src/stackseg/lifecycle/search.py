@@ -13,7 +13,6 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from optuna.study import Study
@@ -41,6 +40,8 @@ from stackseg.params import Params
 POLL_S = 1.0
 # a worker that is told to end has one step to finish and a run to close
 _ENDING_S = 60
+# ... after which it is interrupted wherever it may be
+_PATIENCE_S = 30
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,39 @@ class Order:
     """Of the samplers: each worker adds its place."""
     deadline: float | None
     """Seconds since the epoch after which no trial begins."""
+
+
+class Interrupts:
+    """Signals noted until they are asked for: raised amid a library's callback, an interrupt may be swallowed there.
+
+    Parameters
+    ----------
+    *numbers
+        Signals to be noted instead of handled as before.
+    patience
+        Seconds after which the first of them is raised after all, wherever the process is; None for never.
+    """
+
+    def __init__(self, *numbers: int, patience: int | None = None) -> None:
+        self.asked = False
+        self._patience = patience
+        self._former = {number: signal.signal(number, self._note) for number in numbers}
+
+    def raise_asked(self) -> None:
+        """Raise KeyboardInterrupt if one of the signals has come."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def restore(self) -> None:
+        """Handle the signals as before."""
+        for number, former in self._former.items():
+            signal.signal(number, former)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked and self._patience is not None:
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.alarm(self._patience)
+        self.asked = True
 
 
 def run_workers(
@@ -96,10 +130,10 @@ def run_workers(
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     workers: list[tuple[BaseProcess, Connection]] = []
-    former = signal.signal(signal.SIGTERM, _interrupt)  # what a cluster sends before it takes a machine away
+    interrupts = Interrupts(signal.SIGINT, signal.SIGTERM)  # the latter is sent before a machine is taken away
     try:
-        # an interrupt from the terminal is for this process, which passes it on, once
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # a child that is about to start would end with a traceback
+        noting = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for place in range(order.num_workers):
             ours, theirs = context.Pipe(duplex=False)
             arguments = (order, place, os.getpid(), theirs, stop)
@@ -107,13 +141,15 @@ def run_workers(
             process.start()
             theirs.close()
             workers.append((process, ours))
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, noting)
         while any(process.is_alive() for process, _ in workers):
+            interrupts.raise_asked()
             with storage_errors(shown_uri(order.url)):
                 fail_stale_trials(study)  # workers look for such only between their trials
                 on_change(study.get_trials(deepcopy=False))
             _raise_told(workers)
             time.sleep(POLL_S)
+        interrupts.raise_asked()
         _raise_told(workers)
         with storage_errors(shown_uri(order.url)):
             trials = study.get_trials(deepcopy=False)
@@ -125,17 +161,17 @@ def run_workers(
     finally:
         stop.set()
         _end_all(workers)
-        signal.signal(signal.SIGTERM, former)
+        interrupts.restore()
 
 
 def _work(order: Order, place: int, parent_process: int, told: Connection, stop: Event) -> None:
     """Make trials until there are enough; the body of a worker process."""
-    os.setpgrp()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setpgrp()  # an interrupt from the terminal is for the parent, which passes it on, once
+    interrupts = Interrupts(signal.SIGINT, patience=_PATIENCE_S)
     quieten_libraries()
     torch.set_num_threads(max(1, num_cores() // order.num_workers))
     try:
-        _make_trials(order, place, parent_process, stop)
+        _make_trials(order, place, stop, lambda: interrupts.asked or os.getppid() != parent_process)
     except KeyboardInterrupt:
         pass
     except StacksegError as error:
@@ -148,7 +184,7 @@ def _work(order: Order, place: int, parent_process: int, told: Connection, stop:
         told.send(as_storage_error(cause, shown_uri(order.url)))
 
 
-def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> None:
+def _make_trials(order: Order, place: int, stop: Event, must_end: Callable[[], bool]) -> None:
     ready = prepare_store(order.root, experiment=order.params.project.experiment)
     space = read_space(order.params)
     storage = open_storage(
@@ -168,11 +204,11 @@ def _make_trials(order: Order, place: int, parent_process: int, stop: Event) -> 
         parent_run=order.parent_run,
         machine=replace(order.machine, device=device_of(order.machine.device, place)),
         num_trials=order.num_trials,
-        parent_process=parent_process,
+        must_end=must_end,
     )
     while not stop.is_set() and (order.deadline is None or time.time() < order.deadline):
         standing = standing_of(study.get_trials(deepcopy=False))
-        if standing.num_finished >= order.num_trials or os.getppid() != parent_process:
+        if standing.num_finished >= order.num_trials or must_end():
             return
         if standing.num_finished + standing.num_running >= order.num_trials:
             # the last ones are being made: should their workers die, they are taken up here
@@ -243,7 +279,3 @@ def _end_all(workers: Sequence[tuple[BaseProcess, Connection]]) -> None:
             process.join()
     for _, ours in workers:
         ours.close()
-
-
-def _interrupt(number: int, frame: FrameType | None) -> Any:
-    raise KeyboardInterrupt

@@ -315,11 +315,12 @@ def _dimension(key: str, entry: SpaceEntry, params: Params) -> Dimension:
 
 def _check_step(key: str, low: float, high: float, step: float) -> None:
     """Optuna would lower the upper end without a word that anyone reads."""
+    end = low + int((high - low) / step) * step
     if abs((high - low) / step - round((high - low) / step)) > 1e-9:
         raise ParamsError(
             f"steps of {step} from {low} do not end at {high}",
             where=f"{WHERE}.{key}",
-            remedy=f"set high to {low + int((high - low) / step) * step:g}",
+            remedy="take smaller steps" if end == low else f"set high to {end:g}",
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,6 +78,8 @@ RUN_ID, FOLD_SCORES = "run_id", "fold_scores"
 # a study between two trials is still at work
 _PAUSE_S = 3
 _CREATION_TIMEOUT_S = 30
+# more than samplers draw at random to begin with
+_NUM_REHEARSED = 12
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,13 @@ def build_sampler(space: Space, seed: int) -> BaseSampler:
     chosen = space.present.search.sampler
     arguments: dict[str, Any] = {**chosen.arguments, "seed": seed % 2**32}
     if chosen.name == "grid":
+        if "search_space" in arguments:
+            raise ParamsError(
+                "search_space is given twice",
+                expected="the space under search.space only",
+                where="search.sampler.arguments",
+                remedy="take it out there",
+            )
         arguments["search_space"] = space.grid()
     if chosen.name == "brute_force":
         space.grid()  # refuses ranges without a step
@@ -253,6 +264,49 @@ def most_trials(space: Space) -> int | None:
         return space.num_points()
     # Optuna's grid does not know that the present params were among its points
     return math.prod(len(values) for values in space.grid().values()) + 1 if name == "grid" else None
+
+
+def rehearse(space: Space) -> None:
+    """Make made-up trials with sampler and pruner, so that wrong arguments are told of before the first real one.
+
+    Raises
+    ------
+    ParamsError
+        They are not Optuna's, or make it fail.
+    """
+    params = space.present
+    sampler, pruner = build_sampler(space, first_seed(params)), build_pruner(params)
+    if params.search.sampler.name in ("grid", "brute_force"):  # these end with their space
+        sampler = RandomSampler(seed=0)
+    directions = [DIRECTIONS[one] for one in params.search.objectives]
+    study = optuna.create_study(directions=directions, sampler=sampler, pruner=pruner)
+    study.enqueue_trial(space.first_trial())
+    draw = random.Random(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(_NUM_REHEARSED):
+            with _optuna_errors("search.sampler.arguments"):
+                trial = study.ask()
+                space.suggest(trial)
+            if len(directions) == 1:
+                with _optuna_errors("search.pruner.arguments"):
+                    for epoch in range(params.train.epochs):
+                        trial.report(draw.random(), epoch + 1)
+                        trial.should_prune()
+            with _optuna_errors("search.sampler.arguments"):
+                study.tell(trial, [draw.random() for _ in directions])
+
+
+@contextmanager
+def _optuna_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever Optuna runs into with an argument that it did not check
+        raise ParamsError(
+            f"Optuna fails with them ({' '.join(str(error).split()).rstrip('.')})",
+            where=where,
+            remedy="see Optuna's documentation of it for its arguments",
+        ) from error
 
 
 def build_pruner(params: Params) -> BasePruner:

@@ -15,7 +15,6 @@ from ruamel.yaml import YAML
 from stackseg.aside import file_aside, write_text_aside
 from stackseg.lifecycle.space import Space
 from stackseg.lifecycle.studies import objective_place
-from stackseg.params import Params
 
 
 def write_best_params(path: Path, study: Study, best: FrozenTrial, space: Space) -> dict[str, Any]:
@@ -43,27 +42,26 @@ def write_queue(path: Path, best: Sequence[FrozenTrial], space: Space) -> None:
     """Write a shell script that queues the best trials as DVC experiments, to be trained for the record."""
     lines = ["#!/bin/sh", "# Trains these trials for the record: sh this file, then `dvc queue start`.", "set -e"]
     for one in best:
-        options = [
-            part for change in dvc_changes(space.overrides(one.params), space.present) for part in ("-S", change)
-        ]
+        # every key of the space: params.yaml may be another by then, as after --apply
+        held = {dimension.key: space.present.value(dimension.key) for dimension in space.dimensions}
+        options = [part for change in dvc_changes(held | space.overrides(one.params)) for part in ("-S", change)]
         lines.append(shlex.join(["dvc", "exp", "run", "--queue", "--name", f"trial-{one.number}", *options]))
     write_text_aside(path, "\n".join(lines) + "\n")
 
 
-def dvc_changes(values: Mapping[str, Any], present: Params) -> list[str]:
+def dvc_changes(values: Mapping[str, Any]) -> list[str]:
     """Return dotted keys and values as `dvc exp run -S` takes them (Hydra's grammar of overrides).
 
-    A mapping such as train.loss is changed key by key: DVC would merge it with the one that is there.
+    A mapping such as train.loss is removed first: DVC would merge it with the one that is there.
     """
     changes = []
     for key, value in values.items():
         if not isinstance(value, dict):
             changes.append(f"++{key}={_hydra(value)}")
             continue
-        section, _, last = key.rpartition(".")
-        held = present.value(key) if last in getattr(present, section).model_fields_set else {}
-        changes += [f"~{key}.{name}" for name in held if name not in value]
-        changes += [f"++{key}.{name}={_hydra(one)}" for name, one in value.items()]
+        parts = [f"{name}:{_hydra(one)}" for name, one in value.items()]
+        # only what is there can be removed
+        changes += [f"++{key}.{parts[0].replace(':', '=', 1)}", f"~{key}", f"++{key}={{{','.join(parts)}}}"]
     return changes
 
 

@@ -59,8 +59,13 @@ def study_run(study: Study, experiment_id: str, lock_file: Path) -> str:
     return run_id
 
 
-def close_study_run(study: Study, run_id: str, experiment_id: str, status: str) -> None:
+def close_study_run(study: Study, run_id: str, experiment_id: str, status: str, lock_file: Path) -> None:
     """Tag the best trial, log what the study came to and its pictures, and end the run with a status of MLflow's."""
+    with store_lock(lock_file):  # the same command elsewhere ends at the same moment
+        _close(study, run_id, experiment_id, status)
+
+
+def _close(study: Study, run_id: str, experiment_id: str, status: str) -> None:
     client = MlflowClient()
     trials = study.get_trials(deepcopy=False)
     standing = standing_of(trials)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -40,6 +42,7 @@ _REMEDIES = (
     ("no module named 'psycopg", 'pip install "stackseg[postgresql]"'),
     ("no module named 'grpc", 'pip install "stackseg[grpc]"'),
     ("no module named", "install the driver of that database, or name postgresql://… or sqlite:///…"),
+    ("failed to resolve", "correct the server's name in --storage"),
     ("locked", "wait for the other processes that use it, then go on with --resume"),
     ("readonly", "give yourself write permission there, or name another --storage"),
     ("read-only", "give yourself write permission there, or name another --storage"),
@@ -166,6 +169,11 @@ def _refuse_folder(file: Path) -> None:
 def _open_journal(file: Path) -> JournalStorage:
     _refuse_folder(file)
     try:
+        if file.exists():
+            with file.open("rb") as lines:
+                # Optuna passes over a damaged last line, until another follows it
+                for last in deque(lines, maxlen=1):
+                    json.loads(last)
         return JournalStorage(JournalFileBackend(str(file)))
     except (ValueError, KeyError) as error:  # no JSON, or none of Optuna's
         raise StoreError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import socket
 import time
@@ -66,7 +65,8 @@ class Bench:
     parent_run: str
     machine: Machine
     num_trials: int
-    parent_process: int
+    must_end: Callable[[], bool]
+    """Whether this process has been told to end, or has lost the one that started it."""
 
 
 def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
@@ -84,7 +84,7 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
     _refuse_surplus(trial, bench)
     trial.set_user_attr(RUN_ID, None)  # a trial that is made once more still has that of the one before
     started = time.perf_counter()
-    follower = _Follower(trial, bench.parent_process)
+    follower = _Follower(trial, bench)
     try:
         try:
             values = _own_values(trial, bench, follower)
@@ -153,21 +153,24 @@ def stale_callback(checkpoints: Path) -> Callable[[Study, FrozenTrial], None]:
 class _Follower:
     """Callback that reports epochs to the pruner, and ends the training if the pruner or the search says so."""
 
-    def __init__(self, trial: Trial, parent_process: int) -> None:
+    def __init__(self, trial: Trial, bench: Bench) -> None:
         self._trial = trial
-        self._parent_process = parent_process
+        self._must_end = bench.must_end
+        self._last_epoch: int | None = None
+        self._prunes_last = bench.space.present.search.folds is not None
         self.prunes = False
         self.notes_run = True
 
     def on_start(self, start: TrainingStart) -> None:
         """Note the run, so that it can be closed if this process dies."""
+        self._last_epoch = start.num_epochs
         run = mlflow.active_run()
         if run is not None and self.notes_run:
             self._trial.set_user_attr(RUN_ID, run.info.run_id)
 
     def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
-        """End with the process that started this worker."""
-        if os.getppid() != self._parent_process:
+        """End with the process that started this worker, or when it says so."""
+        if self._must_end():
             raise KeyboardInterrupt
 
     def on_epoch(self, report: EpochReport) -> None:
@@ -177,7 +180,9 @@ class _Follower:
         if not self.prunes or report.validation_mean_iou is None:
             return
         self._trial.report(report.validation_mean_iou, step=report.epoch + 1)
-        if self._trial.should_prune():
+        # what is trained to its end has a score; other folds can still be saved
+        is_last = report.epoch + 1 == self._last_epoch
+        if (self._prunes_last or not is_last) and self._trial.should_prune():
             raise TrainingStopped(f"pruned at epoch {report.epoch + 1}")
 
 
