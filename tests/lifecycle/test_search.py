@@ -351,7 +351,8 @@ def test_an_interrupted_search_closes_its_runs_and_goes_on(tmp_path: Path) -> No
     going.process.send_signal(signal.SIGINT)
     assert going.wait() == 130
     assert "Traceback" not in going.said
-    assert "`stackseg search --trials 1 --resume` goes on" in going.said
+    assert "`stackseg search --trials 1 --device cpu --resume` goes on" in going.said
+    assert "ending the trials" in going.said.splitlines()[-2]
     parent, children = runs_of(root)
     assert parent.info.status == "KILLED"
     assert children[interrupted.number][0].info.status == "KILLED"
@@ -468,7 +469,7 @@ def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
 
 
 def test_a_trial_that_was_trained_to_its_end_has_a_score(project_here: Callable[..., Project]) -> None:
-    always = {"name": "threshold", "arguments": {"lower": 1.0, "n_warmup_steps": 2}}
+    always = {"name": "threshold", "arguments": {"lower": 1.0, "n_warmup_steps": 3}}
     (complete,) = trials_in_this_process(project_here(pruner=always), num_trials=1).trials
     assert complete.state == TrialState.COMPLETE
     assert max(complete.intermediate_values) == 3

@@ -274,6 +274,7 @@ def rehearse(space: Space) -> None:
     ParamsError
         They are not Optuna's, or make it fail.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it would tell of a study in memory
     params = space.present
     sampler, pruner = build_sampler(space, first_seed(params)), build_pruner(params)
     if params.search.sampler.name in ("grid", "brute_force"):  # these end with their space
