@@ -322,10 +322,11 @@ def build_pruner(params: Params) -> BasePruner:
     defaults: dict[str, Any] = {}
     if chosen.name in ("successive_halving", "hyperband"):
         # Optuna would guess it from the first trial that ends, and prune nothing until then; while the learning rate
-        # rises, in the first fifth, the order of the scores is not yet that of the end
-        defaults["min_resource"] = max(train.validate_every, round(train.epochs / 4))
-        # a quarter kept, as Optuna would have it, loses the best of a short study too often (benchmarks/search.py)
-        defaults["reduction_factor"] = 3
+        # is at its height, the order of the scores is not yet that of the end
+        defaults["min_resource"] = max(train.validate_every, round(train.epochs / 3))
+        # a quarter kept, as Optuna would have it, or a third loses the best of a short study too often, and the sampler
+        # its way (benchmarks/search.py)
+        defaults["reduction_factor"] = 2
     if chosen.name == "hyperband":
         defaults["max_resource"] = train.epochs
     return _made(PRUNERS[chosen.name], defaults | dict(chosen.arguments), "search.pruner.arguments")
