@@ -261,7 +261,7 @@ def test_every_loss_optimiser_and_weighting_trains(tiny: Any, settings: dict[str
 
 
 def test_class_weights_of_another_number_are_refused(tiny: Any) -> None:
-    with pytest.raises(ParamsError, match=r"train\.class_weights has 2 numbers; expected 3, one per class"):
+    with pytest.raises(ParamsError, match=r"train\.class_weights: 2 class weights; expected 3, one per class"):
         tiny.having({"train.class_weights": [1.0, 2.0]}).train()
 
 
