@@ -188,6 +188,8 @@ def test_killed_processes_go_on_in_the_same_run(make_project: Any, tmp_path: Pat
     ("settings", "words"),
     [
         ({"train.batch_size": 3}, "train.batch_size is 3; expected a multiple of the 2 processes"),
+        ({"model.encoder": "resnet"}, "unknown encoder 'resnet'"),
+        ({"train.class_weights": [1.0]}, "train.class_weights: 1 class weights; expected"),
         (DIVERGING, "the loss is nan"),
     ],
 )

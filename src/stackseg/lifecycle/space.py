@@ -25,7 +25,7 @@ from stackseg.params.search import SpaceEntry
 SECTIONS = ("model", "augment", "train", "inference")
 WHERE = "search.space"
 NETWORK_KEYS = ("model.architecture", "model.encoder", "model.encoder_weights")
-# values of a stepped range that are tried against the other params before the first trial
+# whole numbers of a range that are tried against the other params before the first trial
 MAX_CHECKED = 200
 
 
@@ -177,8 +177,8 @@ def read_space(params: Params) -> Space:
     Raises
     ------
     ParamsError
-        It is empty, a key is unknown or decides on the data, a value does not fit, conditions go round in a circle, or
-        the present params lie outside of it.
+        It is empty, a key is unknown, decides on the data or is a part of another, a value does not fit, conditions go
+        round in a circle or cannot be met, or the present params lie outside of it.
     """
     entries = params.search.space
     if not entries:
