@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stackseg.cli.console import err, figure, next_step, say, study_progress, table, warn
+from stackseg.cli.console import err, next_step, say, warn
 from stackseg.cli.project import DATA, OUTPUTS, PARAMS_FILE, checkpoints_folder, load_params
+from stackseg.cli.search_display import NUM_SHOWN, ShownStudy, show_best, show_worth
 from stackseg.cli.stages import Device
 from stackseg.cli.store import move_lock, ready_store
 
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from stackseg.lifecycle.search import Order
-    from stackseg.lifecycle.space import Space
     from stackseg.params import Params
+    from stackseg.studies.space import Space
+    from stackseg.studies.workers import Order
 
 PANEL = "Models"
-NUM_SHOWN = 5
-FEW_TRIALS = 10
 CATALOG = OUTPUTS / "catalog.json"
 
 
@@ -64,11 +62,12 @@ def search(
     command on another machine, with the same --storage, joins in. Ctrl-C ends it, --resume goes on.
     """
     from stackseg.lifecycle.address import shown_uri
-    from stackseg.lifecycle.search import Order, run_workers
-    from stackseg.lifecycle.space import check_buildable, read_space
-    from stackseg.lifecycle.studies import first_seed, most_trials, open_study, rehearse
-    from stackseg.lifecycle.study_runs import close_study_run, study_run
-    from stackseg.lifecycle.study_storage import storage_errors
+    from stackseg.studies.runs import close_study_run, study_run
+    from stackseg.studies.space import check_buildable, read_space
+    from stackseg.studies.storage import storage_errors
+    from stackseg.studies.strategies import first_seed, most_trials, rehearse
+    from stackseg.studies.study import open_study
+    from stackseg.studies.workers import Order, run_workers
 
     params = load_params()
     described, machine = _readable(params, catalog, data, device, register_best)
@@ -147,8 +146,8 @@ def _readable(params: Params, catalog: Path, data: Path, device: str, register_b
 
 
 def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -> tuple[str, Any]:
-    from stackseg.lifecycle.study_storage import has_heartbeat, open_storage, storage_url
-    from stackseg.lifecycle.trials import stale_callback
+    from stackseg.studies.storage import has_heartbeat, open_storage, storage_url
+    from stackseg.studies.trials import stale_callback
 
     url = storage_url(root, given)
     opened = open_storage(
@@ -190,56 +189,13 @@ def _without_password(storage: str) -> str:
     return shown.replace("://", f"://{user}@", 1) if user and scheme.startswith("postgresql") else shown
 
 
-class ShownStudy:
-    """The progress of a study: trials done, pruned, the best so far, time left."""
-
-    def __init__(self, order: Order, study: Study) -> None:
-        self._order = order
-        self._study = study
-        self._told: set[int] = set()
-
-    def __enter__(self) -> ShownStudy:
-        trials = self._study.get_trials(deepcopy=False)
-        self._told = {one.number for one in trials if one.state.is_finished()}
-        self._progress = study_progress()
-        self._task = self._progress.add_task(self._study.study_name, total=self._order.num_trials, best="-", pruned=0)
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def interrupted(self) -> None:
-        """Say that it takes a moment."""
-        self._progress.stop()
-        say("ending the trials that are at work, and closing their runs")
-
-    def update(self, trials: Sequence[FrozenTrial]) -> None:
-        """Move the bar; without a terminal, a line per trial that has ended."""
-        from stackseg.lifecycle.studies import best_trials, standing_of
-
-        standing = standing_of(trials)
-        best = best_trials(self._study) if standing.num_complete else []
-        shown = f"{figure(_iou(self._study, best[0]))} (trial {best[0].number})" if best else "-"
-        self._progress.update(
-            self._task,
-            completed=min(standing.num_finished, self._order.num_trials),
-            best=shown,
-            pruned=standing.num_pruned,
-        )
-        for one in trials:
-            if one.state.is_finished() and one.number not in self._told:
-                self._told.add(one.number)
-                if not self._progress.console.is_terminal:
-                    say(f"trial {one.number}: {_outcome(self._study, one)}; best {shown}")
-
-
 def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bool, register_best: bool) -> None:
     """Show what the study came to, and leave its results."""
     from stackseg.errors import ModelError
-    from stackseg.lifecycle.studies import best_trials, standing_of
-    from stackseg.lifecycle.study_results import write_best_params, write_queue
     from stackseg.params.file import write_values
+    from stackseg.studies.results import write_best_params, write_queue
+    from stackseg.studies.standing import standing_of
+    from stackseg.studies.study import best_trials
 
     trials = study.get_trials(deepcopy=False)
     standing = standing_of(trials)
@@ -254,8 +210,8 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
             )
         say("no trial was finished")
         return
-    _show_best(study, space, best)
-    _show_worth(study)
+    show_best(study, space, best)
+    show_worth(study)
     queue = order.folder / "queue.sh"
     write_queue(queue, best[: max(order.num_kept, NUM_SHOWN)], space)
     values = write_best_params(OUTPUTS / "best_params.yaml", study, best[0], space)
@@ -280,7 +236,7 @@ def _register(order: Order, best: FrozenTrial, space: Space) -> None:
     from stackseg.cli.registry import register_outputs
     from stackseg.cli.stages import score_bundle
     from stackseg.errors import DataError
-    from stackseg.lifecycle.trials import trial_folder
+    from stackseg.studies.trials import trial_folder
 
     folder = trial_folder(order.folder, best.number)
     if not (folder / "model").is_dir():
@@ -296,59 +252,3 @@ def _register(order: Order, best: FrozenTrial, space: Space) -> None:
         params, order.catalog, data=order.data, model=folder / "model", out=folder, device=order.machine.device
     )
     register_outputs(params, data=order.data, out=folder)
-
-
-def _show_best(study: Study, space: Space, best: Sequence[FrozenTrial]) -> None:
-    names = {"mean_iou": "mean IoU", "ms_per_megapixel": "ms/Mpx", "parameters": "parameters"}
-    objectives = space.present.search.objectives
-    short = _short([one.key for one in space.dimensions])
-    rows = []
-    for one in best[:NUM_SHOWN]:
-        values = [_objective(name, value) for name, value in zip(objectives, one.values, strict=True)]
-        minutes = "" if one.duration is None else f"{one.duration.total_seconds() / 60:.1f}"
-        params = ", ".join(f"{short[key]} {_param(value)}" for key, value in one.params.items())
-        rows.append([str(one.number), *values, minutes, params])
-    title = "best trials" if len(objectives) == 1 else "Pareto front"
-    columns = ("trial", *(names[one] for one in objectives), "min")
-    table(f"{title} of study {study.study_name}", (*columns, "params"), rows, whole=columns)
-
-
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """Return dotted keys to what they are called without their sections, where that leaves no two alike."""
-    last = [one.rpartition(".")[2] for one in keys]
-    return {key: short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)}
-
-
-def _show_worth(study: Study) -> None:
-    from stackseg.lifecycle.study_runs import importances
-
-    worth = importances(study)
-    if worth:
-        num_complete = sum(one.state.name == "COMPLETE" for one in study.get_trials(deepcopy=False))
-        few = ": so few that it is a hint at best" if num_complete < FEW_TRIALS else ""
-        table(
-            f"worth of each, by {num_complete} complete trials{few}",
-            ("parameter", "share of the variance of the mean IoU"),
-            [(key, f"{value:.2f}") for key, value in worth.items()],
-        )
-
-
-def _outcome(study: Study, one: FrozenTrial) -> str:
-    if one.values:
-        return figure(_iou(study, one)) if one.state.name == "COMPLETE" else f"pruned at {figure(one.value)}"
-    return str(one.user_attrs.get("failure") or "interrupted")
-
-
-def _iou(study: Study, one: FrozenTrial) -> float:
-    from stackseg.lifecycle.studies import objective_place
-
-    return float(one.values[objective_place(study)])
-
-
-def _objective(name: str, value: float) -> str:
-    return figure(value) if name == "mean_iou" else f"{value:.0f}"
-
-
-def _param(value: Any) -> str:
-    # Optuna holds lists and mappings as JSON: without the quotes it is what params.yaml would say
-    return f"{value:.3g}" if isinstance(value, float) else str(value).replace('"', "")

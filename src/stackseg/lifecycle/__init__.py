@@ -1,1 +1,1 @@
-"""Runs, registry and studies: what knows MLflow and Optuna."""
+"""Runs, registry and the champion's moves: what knows MLflow."""

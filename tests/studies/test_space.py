@@ -15,9 +15,9 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 
 from stackseg.errors import ModelError, ParamsError
-from stackseg.lifecycle.space import Space, check_buildable, read_space
-from stackseg.lifecycle.studies import build_sampler, most_trials
 from stackseg.params import Params
+from stackseg.studies.space import Space, check_buildable, read_space
+from stackseg.studies.strategies import build_sampler, most_trials
 
 LOSSES = [{"cross_entropy": 1.0, "dice": 1.0}, {"dice": 1.0}, {"focal": 2.0, "lovasz": 0.5}]
 # entries that hold the present value of their key

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial
 from ruamel.yaml import YAML
 
 from stackseg.aside import file_aside, write_text_aside
-from stackseg.lifecycle.space import Space
-from stackseg.lifecycle.studies import objective_place
+from stackseg.studies.space import Space
+from stackseg.studies.study import objective_place
 
 
 def write_best_params(path: Path, study: Study, best: FrozenTrial, space: Space) -> dict[str, Any]:

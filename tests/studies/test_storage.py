@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 
 from databases import free_port
 from stackseg.errors import StoreError
-from stackseg.lifecycle import study_storage
-from stackseg.lifecycle.study_storage import has_heartbeat, open_storage, storage_errors, storage_url
+from stackseg.studies import storage as storage_module
+from stackseg.studies.storage import has_heartbeat, open_storage, storage_errors, storage_url
 
 needs_psycopg = pytest.mark.skipif(
     importlib.util.find_spec("psycopg") is None, reason="psycopg is not installed (the postgresql extra)"
@@ -128,7 +128,7 @@ class TestSqlite:
         assert "Put a backup in its place, or move it aside" in refused(tmp_path)
 
     def test_a_file_that_somebody_else_writes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(study_storage, "BUSY_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(storage_module, "BUSY_TIMEOUT_S", 0.2)
         with closing(sqlite3.connect(tmp_path / "optuna.db")) as connection:
             connection.execute("CREATE TABLE one (two)")
             connection.execute("BEGIN EXCLUSIVE")
@@ -276,7 +276,7 @@ class TestOthers:
         self, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "optuna.db").write_bytes(whole)
-        monkeypatch.setattr(study_storage, "BUSY_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(storage_module, "BUSY_TIMEOUT_S", 0.2)
         storage = opened(tmp_path)
         with closing(sqlite3.connect(tmp_path / "optuna.db")) as connection:
             connection.execute("BEGIN IMMEDIATE")

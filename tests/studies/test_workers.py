@@ -35,15 +35,17 @@ from stackseg.errors import MachineError, StacksegError
 from stackseg.learning.checkpoints import Checkpoints
 from stackseg.learning.learner import Learner
 from stackseg.learning.training import Machine
-from stackseg.lifecycle.search import Interrupts, device_of
-from stackseg.lifecycle.space import read_space
 from stackseg.lifecycle.store import prepare_store
-from stackseg.lifecycle.studies import build_sampler, load_study, open_study, standing_of
-from stackseg.lifecycle.study_runs import close_study_run, study_run
-from stackseg.lifecycle.study_storage import open_storage, storage_url
-from stackseg.lifecycle.trials import Bench, TrialError, make_trial, stale_callback
 from stackseg.params import read_params
 from stackseg.params.file import read_tree, write_tree, write_values
+from stackseg.studies.runs import close_study_run, study_run
+from stackseg.studies.space import read_space
+from stackseg.studies.standing import standing_of
+from stackseg.studies.storage import open_storage, storage_url
+from stackseg.studies.strategies import build_sampler
+from stackseg.studies.study import load_study, open_study
+from stackseg.studies.trials import Bench, TrialError, make_trial, stale_callback
+from stackseg.studies.workers import Interrupts, device_of
 from tiny_projects import SETTINGS, Project, make_tiny_project, tiny_stack, write_specimen
 
 pytestmark = [

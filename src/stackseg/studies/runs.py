@@ -22,14 +22,8 @@ from optuna.visualization import matplotlib as plots
 
 from stackseg.lifecycle.faults import store_lock
 from stackseg.lifecycle.runs import find_run, log_metrics
-from stackseg.lifecycle.studies import (
-    IDENTITY,
-    RUN_ID,
-    STUDY_ID,
-    best_trials,
-    objective_place,
-    standing_of,
-)
+from stackseg.studies.standing import standing_of
+from stackseg.studies.study import IDENTITY, RUN_ID, STUDY_ID, best_trials, objective_place
 
 STUDY_TAG, BEST_TAG = "optuna.study_id", "best_of_study"
 

@@ -30,18 +30,11 @@ from stackseg.learning.network import build_network
 from stackseg.learning.training import Machine, TrainingResult
 from stackseg.lifecycle.promotion import measure_speed
 from stackseg.lifecycle.runs import MAX_TAG, find_run, log_metrics
-from stackseg.lifecycle.space import Space
-from stackseg.lifecycle.studies import (
-    FAILURE,
-    FOLD_SCORES,
-    RUN_ID,
-    SURPLUS,
-    best_trials,
-    hand_back,
-    standing_of,
-)
 from stackseg.lifecycle.training_runs import train_and_log
 from stackseg.params import Params
+from stackseg.studies.space import Space
+from stackseg.studies.standing import FAILURE, SURPLUS, hand_back, standing_of
+from stackseg.studies.study import FOLD_SCORES, RUN_ID, best_trials
 
 
 class TrialError(Exception):

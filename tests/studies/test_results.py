@@ -15,11 +15,11 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from ruamel.yaml import YAML
 
-from stackseg.lifecycle.space import Space, read_space
-from stackseg.lifecycle.studies import best_trials
-from stackseg.lifecycle.study_results import dvc_changes, write_best_params, write_queue
 from stackseg.params import Params, read_params
 from stackseg.params.file import write_values
+from stackseg.studies.results import dvc_changes, write_best_params, write_queue
+from stackseg.studies.space import Space, read_space
+from stackseg.studies.study import best_trials
 
 ROOT = Path(__file__).parents[2]
 COMPLETE = (ROOT / "params.yaml").read_text(encoding="utf-8")

@@ -24,18 +24,20 @@ from stackseg.imaging.catalog import Catalog
 from stackseg.learning.devices import num_cores
 from stackseg.learning.training import Machine
 from stackseg.lifecycle.address import shown_uri
-from stackseg.lifecycle.space import read_space
 from stackseg.lifecycle.store import prepare_store
-from stackseg.lifecycle.studies import build_sampler, fail_stale_trials, load_study, standing_of
-from stackseg.lifecycle.study_storage import (
+from stackseg.params import Params
+from stackseg.studies.space import read_space
+from stackseg.studies.standing import standing_of
+from stackseg.studies.storage import (
     as_storage_error,
     has_heartbeat,
     is_storage_error,
     open_storage,
     storage_errors,
 )
-from stackseg.lifecycle.trials import Bench, TrialError, TrialTaken, make_trial, stale_callback, tidy_bundles
-from stackseg.params import Params
+from stackseg.studies.strategies import build_sampler
+from stackseg.studies.study import fail_stale_trials, load_study
+from stackseg.studies.trials import Bench, TrialError, TrialTaken, make_trial, stale_callback, tidy_bundles
 
 POLL_S = 1.0
 # a worker that is told to end has one step to finish and a run to close

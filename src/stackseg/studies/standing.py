@@ -1,0 +1,64 @@
+"""How far a study is, and that no trial of it is lost: what was interrupted is queued again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+# attributes of a trial: why it failed, that there was one too many, or which one it makes once more
+FAILURE, SURPLUS, AGAIN = "failure", "surplus", "again"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is: trials that count as finished by how they ended, and those at work."""
+
+    num_complete: int
+    num_pruned: int
+    num_failed: int
+    num_running: int
+
+    @property
+    def num_finished(self) -> int:
+        """Trials that are done with; interrupted ones, and ones that another worker took up, are not among them."""
+        return self.num_complete + self.num_pruned + self.num_failed
+
+
+def standing_of(trials: Sequence[FrozenTrial]) -> Standing:
+    """Count trials by how they ended; failed are those that failed for a reason of their own."""
+    states = [one.state for one in trials]
+    taken_up = _taken_up(trials)
+    failed = [one for one in trials if one.state == TrialState.FAIL and one.number not in taken_up]
+    return Standing(
+        num_complete=states.count(TrialState.COMPLETE),
+        num_pruned=states.count(TrialState.PRUNED),
+        # a trial that has cost two workers their lives is not tried a third time
+        num_failed=sum(FAILURE in one.user_attrs or "retry_history" in one.system_attrs for one in failed),
+        num_running=states.count(TrialState.RUNNING),
+    )
+
+
+def hand_back(study: Study, number: int, params: Mapping[str, Any]) -> None:
+    """Queue the params of a trial that was interrupted, so that nothing of the study is lost."""
+    if params:
+        study.enqueue_trial(dict(params), user_attrs={AGAIN: number})
+
+
+def hand_back_lost(study: Study) -> None:
+    """Queue what was interrupted and could not be handed back then, as on a full disk."""
+    trials = study.get_trials(deepcopy=False)
+    taken_up = _taken_up(trials)
+    for one in trials:
+        given_up = {FAILURE, SURPLUS} & set(one.user_attrs) or "retry_history" in one.system_attrs
+        if one.state == TrialState.FAIL and one.number not in taken_up and not given_up:
+            hand_back(study, one.number, one.params)
+
+
+def _taken_up(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the trials that others make, or made, once more."""
+    stale = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
+    return stale | {one.user_attrs[AGAIN] for one in trials if AGAIN in one.user_attrs}
