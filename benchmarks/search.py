@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100, help="of the first repeat of pruning and winner")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--patches", type=int, default=48)
+    parser.add_argument("--patch-size", type=int, default=128, help="pixels")
+    parser.add_argument("--ema", type=float, help="decay per step of the moving average of the weights")
     parser.add_argument("--network", default="Unet/resnet18", help="architecture/encoder of the present params")
     parser.add_argument("--split", choices=["blocks", "random"], default="blocks", help="random: independent images")
     parser.add_argument("--test", type=float, default=0.15, help="share of the planes in the test part")
@@ -95,7 +97,8 @@ def _make_project(arguments: argparse.Namespace) -> None:
             "train.epochs": arguments.epochs,
             "train.validate_every": 1,
             "train.patches_per_epoch": arguments.patches,
-            "train.patch_size": 128,
+            "train.patch_size": arguments.patch_size,
+            "train.ema": arguments.ema,
             "train.batch_size": 8,
             "train.lr": 1e-3,
             "train.rare_share": 0.33,

@@ -187,11 +187,11 @@ class TestPruners:
 
     def test_epochs_are_those_of_the_training(self) -> None:
         halving = self.pruner("successive_halving", {}, **{"train.validate_every": 3, "train.epochs": 20})
-        assert (halving._min_resource, halving._reduction_factor) == (7, 2)
+        assert (halving._min_resource, halving._reduction_factor) == (5, 4)
         halving = self.pruner("successive_halving", {}, **{"train.validate_every": 3, "train.epochs": 5})
         assert halving._min_resource == 3
         hyperband = self.pruner("hyperband", {}, **{"train.validate_every": 3, "train.epochs": 50})
-        assert (hyperband._min_resource, hyperband._max_resource) == (17, 50)
+        assert (hyperband._min_resource, hyperband._max_resource) == (13, 50)
         given = self.pruner("hyperband", {"min_resource": 5, "max_resource": 20, "reduction_factor": 2})
         assert (given._min_resource, given._max_resource) == (5, 20)
 

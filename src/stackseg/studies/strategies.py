@@ -62,6 +62,8 @@ DIRECTIONS = {
     "parameters": StudyDirection.MINIMIZE,
 }
 Made = TypeVar("Made")
+# of the default pruner: it looks after one part in so many of a training, and keeps one trial in so many
+KEPT = 4
 # more than samplers draw at random to begin with
 _NUM_REHEARSED = 12
 
@@ -124,12 +126,11 @@ def build_pruner(params: Params) -> BasePruner:
     chosen, train = params.search.pruner, params.train
     defaults: dict[str, Any] = {}
     if chosen.name in ("successive_halving", "hyperband"):
-        # Optuna would guess it from the first trial that ends, and prune nothing until then; while the learning rate
-        # is at its height, the order of the scores is not yet that of the end
-        defaults["min_resource"] = max(train.validate_every, round(train.epochs / 3))
-        # a quarter kept, as Optuna would have it, or a third loses the best of a short study too often, and the sampler
-        # its way (benchmarks/search.py)
-        defaults["reduction_factor"] = 2
+        # Optuna would guess it from the first trial that ends, and prune nothing until then. One look, rounded up so
+        # that no second one comes shortly before the end: earlier, scores are not yet in the order of the end, and
+        # after more looks too few trials of a short study are left to compare with (benchmarks/search.py)
+        defaults["min_resource"] = max(train.validate_every, math.ceil(train.epochs / KEPT))
+        defaults["reduction_factor"] = KEPT
     if chosen.name == "hyperband":
         defaults["max_resource"] = train.epochs
     return _made(PRUNERS[chosen.name], defaults | dict(chosen.arguments), "search.pruner.arguments")
