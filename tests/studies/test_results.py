@@ -18,7 +18,8 @@ from ruamel.yaml import YAML
 from stackseg.params import Params, read_params
 from stackseg.params.file import write_values
 from stackseg.studies.results import dvc_changes, write_best_params, write_queue
-from stackseg.studies.space import Space, read_space
+from stackseg.studies.space import Space
+from stackseg.studies.space_reading import read_space
 from stackseg.studies.study import best_trials
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,8 @@ from optuna.study import Study
 
 from stackseg.errors import ModelError, ParamsError
 from stackseg.params import Params
-from stackseg.studies.space import Space, check_buildable, read_space
+from stackseg.studies.space import Space
+from stackseg.studies.space_reading import check_buildable, read_space
 from stackseg.studies.strategies import build_sampler, most_trials
 
 LOSSES = [{"cross_entropy": 1.0, "dice": 1.0}, {"dice": 1.0}, {"focal": 2.0, "lovasz": 0.5}]

@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 
 from stackseg.errors import ParamsError
 from stackseg.params import Params
-from stackseg.studies.space import Space, read_space
+from stackseg.studies.space import Space
+from stackseg.studies.space_reading import read_space
 from stackseg.studies.strategies import (
     PRUNERS,
     SAMPLERS,

@@ -19,7 +19,8 @@ from optuna.trial import TrialState, create_trial
 from stackseg.errors import StoreError
 from stackseg.params import Params
 from stackseg.studies import study as study_module
-from stackseg.studies.space import Space, read_space
+from stackseg.studies.space import Space
+from stackseg.studies.space_reading import read_space
 from stackseg.studies.storage import open_storage, storage_url
 from stackseg.studies.study import best_trials, load_study, objective_place, open_study
 

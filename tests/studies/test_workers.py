@@ -39,7 +39,7 @@ from stackseg.lifecycle.store import prepare_store
 from stackseg.params import read_params
 from stackseg.params.file import read_tree, write_tree, write_values
 from stackseg.studies.runs import close_study_run, study_run
-from stackseg.studies.space import read_space
+from stackseg.studies.space_reading import read_space
 from stackseg.studies.standing import standing_of
 from stackseg.studies.storage import open_storage, storage_url
 from stackseg.studies.strategies import build_sampler

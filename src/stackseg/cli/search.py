@@ -63,7 +63,7 @@ def search(
     """
     from stackseg.lifecycle.address import shown_uri
     from stackseg.studies.runs import close_study_run, study_run
-    from stackseg.studies.space import check_buildable, read_space
+    from stackseg.studies.space_reading import check_buildable, read_space
     from stackseg.studies.storage import storage_errors
     from stackseg.studies.strategies import first_seed, most_trials, rehearse
     from stackseg.studies.study import open_study

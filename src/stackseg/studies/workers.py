@@ -26,7 +26,7 @@ from stackseg.learning.training import Machine
 from stackseg.lifecycle.address import shown_uri
 from stackseg.lifecycle.store import prepare_store
 from stackseg.params import Params
-from stackseg.studies.space import read_space
+from stackseg.studies.space_reading import read_space
 from stackseg.studies.standing import standing_of
 from stackseg.studies.storage import (
     as_storage_error,
