@@ -58,6 +58,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--patches", type=int, default=48)
     parser.add_argument("--patch-size", type=int, default=128, help="pixels")
+    parser.add_argument(
+        "--sampler",
+        default="tpe",
+        help="of pruning: random draws the same trials with and without it, tpe learns from them",
+    )
     parser.add_argument("--ema", type=float, help="decay per step of the moving average of the weights")
     parser.add_argument("--network", default="Unet/resnet18", help="architecture/encoder of the present params")
     parser.add_argument("--split", choices=["blocks", "random"], default="blocks", help="random: independent images")
@@ -99,6 +104,7 @@ def _make_project(arguments: argparse.Namespace) -> None:
             "train.patches_per_epoch": arguments.patches,
             "train.patch_size": arguments.patch_size,
             "train.ema": arguments.ema,
+            "inference.tile": 1024,  # most planes as one: validation is not what is measured
             "train.batch_size": 8,
             "train.lr": 1e-3,
             "train.rare_share": 0.33,
@@ -159,7 +165,7 @@ def _pruning(arguments: argparse.Namespace) -> None:
     """Search without pruning, and with it, there with half as many trials again if need be; from the same seeds."""
     epochs, seconds, own = [], [], []
     for seed in range(arguments.seed, arguments.seed + arguments.repeats):
-        sampler = {"name": "tpe", "arguments": {"seed": seed}}
+        sampler = {"name": arguments.sampler, "arguments": {"seed": seed}}
         _search_section({"space": SPACE, "pruner": {"name": "none"}, "sampler": sampler})
         _search(f"whole-{seed}", arguments.trials)
         whole = _trials(f"whole-{seed}")
