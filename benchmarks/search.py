@@ -162,7 +162,7 @@ def _workers(arguments: argparse.Namespace) -> None:
 
 
 def _pruning(arguments: argparse.Namespace) -> None:
-    """Search without pruning, and with it, there with half as many trials again if need be; from the same seeds."""
+    """Search without pruning, and with it, from the same seeds."""
     epochs, seconds, own = [], [], []
     for seed in range(arguments.seed, arguments.seed + arguments.repeats):
         sampler = {"name": arguments.sampler, "arguments": {"seed": seed}}
@@ -172,8 +172,6 @@ def _pruning(arguments: argparse.Namespace) -> None:
         goal = _best(whole) - TOLERANCE
         _search_section({"space": SPACE, "sampler": sampler})  # the default pruner
         _search(f"pruned-{seed}", arguments.trials)
-        if _until(_trials(f"pruned-{seed}"), goal) is None:
-            _search(f"pruned-{seed}", arguments.trials * 3 // 2, "--resume")
         pruned = _trials(f"pruned-{seed}")
         num_pruned = sum(one.state == TrialState.PRUNED for one in pruned)
         share = _compute(pruned)[0] / _compute(whole)[0]

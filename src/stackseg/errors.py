@@ -59,4 +59,5 @@ class MachineError(StacksegError):
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error says that a device's or the machine's memory did not suffice."""
     # on a CPU, torch has no class of its own for it
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    is_torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return is_torchs or isinstance(error, MemoryError)

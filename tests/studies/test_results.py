@@ -155,10 +155,11 @@ class TestDvc:
 
     def test_a_file_that_has_changed_since(self, file: Path, space: Space, tmp_path: Path) -> None:
         """What --apply wrote, a condition that does not hold and a loss with fewer parts make no difference."""
-        before, trials = read_params(file), searched(space).trials
+        study, before = searched(space), read_params(file)
+        trials = study.trials
         for one in trials:
             write_values(file, space.overrides(trials[-1].params))
-            write_queue(tmp_path / "queue.sh", [one], space)
+            write_queue(tmp_path / "queue.sh", study, [one], space)
             (line,) = [text for text in (tmp_path / "queue.sh").read_text().splitlines() if text.startswith("dvc ")]
             changes = [word for word in shlex.split(line)[6:] if word != "-S"]
             assert queued(file, changes) == before.override(space.overrides(one.params))
@@ -167,9 +168,10 @@ class TestDvc:
 
 class TestQueue:
     def test_each_line_is_one_experiment(self, file: Path, space: Space, tmp_path: Path) -> None:
-        best = best_trials(searched(space))[:3]
+        study = searched(space)
+        best = best_trials(study)[:3]
         path = tmp_path / "search" / "deep" / "queue.sh"
-        write_queue(path, best, space)
+        write_queue(path, study, best, space)
         head, *lines = path.read_text(encoding="utf-8").splitlines()
         assert head == "#!/bin/sh"
         commands = [shlex.split(line, comments=True) for line in lines]
@@ -177,14 +179,14 @@ class TestQueue:
         assert len(experiments) == 3
         before = read_params(file)
         for words, trial in zip(experiments, best, strict=True):
-            assert words[:6] == ["dvc", "exp", "run", "--queue", "--name", f"trial-{trial.number}"]
+            assert words[:6] == ["dvc", "exp", "run", "--queue", "--name", f"{study.study_name}-trial-{trial.number}"]
             assert set(words[6::2]) == {"-S"}
             file.write_text(COMPLETE, encoding="utf-8")
             assert queued(file, words[7::2]) == before.override(space.overrides(trial.params))
 
     def test_a_shell_reads_the_same_words_and_stops_at_the_first_failure(self, space: Space, tmp_path: Path) -> None:
-        best = best_trials(searched(space))[:3]
-        write_queue(tmp_path / "queue.sh", best, space)
+        study = searched(space)
+        write_queue(tmp_path / "queue.sh", study, best_trials(study)[:3], space)
         dvc = tmp_path / "bin" / "dvc"
         dvc.parent.mkdir()
         environment = {**os.environ, "PATH": f"{dvc.parent}:{os.environ['PATH']}"}
@@ -206,8 +208,8 @@ class TestQueue:
         entry = {"choices": [0.9, None], "when": {"train.optimizer": ["sgd"]}}
         space = read_space(Params().override({"search.space": {"train.ema": entry}}))
         study = searched(space, 1)
-        write_queue(tmp_path / "queue.sh", study.trials, space)
+        write_queue(tmp_path / "queue.sh", study, study.trials, space)
         last = (tmp_path / "queue.sh").read_text(encoding="utf-8").splitlines()[-1]
-        assert last == "dvc exp run --queue --name trial-0 -S ++train.ema=null"
+        assert last == f"dvc exp run --queue --name {study.study_name}-trial-0 -S ++train.ema=null"
         assert write_best_params(tmp_path / "best.yaml", study, study.trials[0], space) == {}
         assert YAML(typ="safe").load((tmp_path / "best.yaml").read_text(encoding="utf-8")) == {}

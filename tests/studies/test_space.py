@@ -8,18 +8,20 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.study import Study
 
-from stackseg.errors import ModelError, ParamsError
+from stackseg.errors import MachineError, ModelError, ParamsError
 from stackseg.params import Params
 from stackseg.studies.space import Space
 from stackseg.studies.space_reading import check_buildable, read_space
 from stackseg.studies.strategies import build_sampler, most_trials
 
+CPU = torch.device("cpu")
 LOSSES = [{"cross_entropy": 1.0, "dice": 1.0}, {"dice": 1.0}, {"focal": 2.0, "lovasz": 0.5}]
 # entries that hold the present value of their key
 POOL: dict[str, list[dict[str, Any]]] = {
@@ -427,24 +429,25 @@ class TestNetworks:
         )
         found = list(self.networks(space))
         assert sorted(found) == [("Linknet", "resnet18"), ("Linknet", "tu-test_resnet"), ("Unet", "resnet18")]
-        check_buildable(space, 1, [90, 10])
+        check_buildable(space, 1, [90, 10], CPU)
 
     @pytest.mark.parametrize(
         ("entries", "told"),
         [
             ({"train.class_weights": ["none", [1.0, 2.0, 3.0]]}, "train.class_weights: 3 class weights; expected 2"),
             ({"train.class_weights": ["none", "balanced"]}, "no training pixel of class index 1"),
+            ({"train.precision": ["auto", "fp16"]}, "train.precision: fp16 on a CPU"),
         ],
     )
-    def test_losses_that_cannot_be_built_are_refused(self, entries: dict[str, Any], told: str) -> None:
-        with pytest.raises(ParamsError, match=told):
-            check_buildable(space_of(entries), 1, [90, 0])
+    def test_losses_and_precisions_that_cannot_be_had_are_refused(self, entries: dict[str, Any], told: str) -> None:
+        with pytest.raises((ParamsError, MachineError), match=told):
+            check_buildable(space_of(entries), 1, [90, 0], CPU)
 
     def test_weights_that_the_hub_does_not_give_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         space = space_of({"model.encoder_weights": [None, "nowhere"]})
         with pytest.raises((ModelError, ParamsError), match="nowhere"):
-            check_buildable(space, 1, [90, 10])
+            check_buildable(space, 1, [90, 10], CPU)
 
     def test_conditions_on_other_keys_hide_no_network(self) -> None:
         encoder = {"choices": ["resnet18", "tu-test_resnet"], "when": {"train.optimizer": ["sgd"]}}
@@ -465,5 +468,5 @@ class TestNetworks:
     def test_one_that_cannot_be_built_is_refused(self, encoders: list[str], error: type[Exception], told: str) -> None:
         space = space_of({"model.encoder": encoders}, model__encoder="tu-test_resnet", model__architecture="Linknet")
         with pytest.raises(error, match=told) as caught:
-            check_buildable(space, 1, [90, 10])
+            check_buildable(space, 1, [90, 10], CPU)
         assert "\n" not in str(caught.value)

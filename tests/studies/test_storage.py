@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sqlite3
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -23,10 +24,13 @@ from databases import free_port
 from stackseg.errors import StoreError
 from stackseg.studies import storage as storage_module
 from stackseg.studies.storage import has_heartbeat, open_storage, storage_errors, storage_url
+from stackseg.studies.study import fail_stale_trials
 
 needs_psycopg = pytest.mark.skipif(
     importlib.util.find_spec("psycopg") is None, reason="psycopg is not installed (the postgresql extra)"
 )
+Take = Callable[[optuna.Study, list[int]], None]
+NUM_TAKEN = 8
 needs_grpc = pytest.mark.skipif(importlib.util.find_spec("grpc") is None, reason="grpc is not installed")
 
 
@@ -53,6 +57,33 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     with closing(sqlite3.connect(folder / "optuna.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return (folder / "optuna.db").read_bytes()
+
+
+def take_waiting(study: optuna.Study, found: list[int]) -> None:
+    """Note the trial that waited, if it was had."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a heartbeat is for study.optimize
+        number = study.ask().number
+    if number == 0:
+        found.append(number)
+
+
+def take_stale(study: optuna.Study, found: list[int]) -> None:
+    """Have what is stale noted, as it would be made once more."""
+    fail_stale_trials(study)
+
+
+def take_at_once(root: Path, what: Take, together: threading.Barrier, queue: Any) -> None:
+    taken: list[list[int]] = []
+    storage = open_storage(
+        storage_url(root, None), root=root, heartbeat=1, on_stale=lambda _, trial: taken[-1].append(trial.number)
+    )
+    for place in range(NUM_TAKEN):
+        study = optuna.load_study(study_name=f"study {place}", storage=storage)
+        taken.append([])
+        together.wait(60)
+        what(study, taken[-1])
+    queue.put(taken)
 
 
 class TestAddresses:
@@ -110,6 +141,28 @@ class TestSqlite:
             one.join()
         assert [one.exitcode for one in workers] == [0] * 4
         require_whole(tmp_path / "optuna.db", ["study 0", "study 1", "study 2", "study 3"])
+
+    @pytest.mark.parametrize("what", [take_waiting, take_stale])
+    def test_two_workers_never_take_the_same_trial(self, tmp_path: Path, what: Take) -> None:
+        storage = opened(tmp_path)
+        for place in range(NUM_TAKEN):
+            study = optuna.create_study(storage=storage, study_name=f"study {place}")
+            if what is take_waiting:
+                study.enqueue_trial({"x": 1.0})
+            else:
+                storage.record_heartbeat(storage.create_new_trial(study._study_id))  # type: ignore[attr-defined]
+        if what is take_stale:
+            with closing(sqlite3.connect(tmp_path / "optuna.db")) as connection, connection:
+                connection.execute("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00'")
+        context = multiprocessing.get_context("spawn")
+        together, queue = context.Barrier(2), context.Queue()
+        workers = [context.Process(target=take_at_once, args=(tmp_path, what, together, queue)) for _ in range(2)]
+        for one in workers:
+            one.start()
+        ours, theirs = (queue.get(timeout=100) for _ in workers)
+        for one in workers:
+            one.join()
+        assert [len(a) + len(b) for a, b in zip(ours, theirs, strict=True)] == [1] * NUM_TAKEN
 
     def test_an_empty_file_is_filled(self, tmp_path: Path) -> None:
         (tmp_path / "optuna.db").touch()

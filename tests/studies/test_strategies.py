@@ -192,7 +192,7 @@ class TestPruners:
         halving = self.pruner("successive_halving", {}, **{"train.validate_every": 3, "train.epochs": 5})
         assert halving._min_resource == 3
         hyperband = self.pruner("hyperband", {}, **{"train.validate_every": 3, "train.epochs": 50})
-        assert (hyperband._min_resource, hyperband._max_resource) == (13, 50)
+        assert (hyperband._min_resource, hyperband._max_resource) == (3, 50)
         given = self.pruner("hyperband", {"min_resource": 5, "max_resource": 20, "reduction_factor": 2})
         assert (given._min_resource, given._max_resource) == (5, 20)
 

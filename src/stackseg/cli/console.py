@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+_DAYS_S = 7 * 24 * 3600.0
+
 
 def out() -> Console:
     """Return the console for results."""
@@ -101,6 +103,7 @@ def study_progress() -> Progress:
         TextColumn("left"),
         console=console,
         disable=not console.is_terminal,
+        speed_estimate_period=_DAYS_S,  # trials take longer than the half minute that rich looks back
     )
 
 

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
+from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,7 +71,7 @@ def search(
     from stackseg.studies.workers import Order, run_workers
 
     params = load_params()
-    described, machine = _readable(params, catalog, data, device, register_best)
+    described, machine, picked = _readable(params, catalog, data, device, register_best)
     space = read_space(params)
     rehearse(space)
     if (most := most_trials(space)) is not None and trials > most:
@@ -78,7 +79,7 @@ def search(
         trials = most
     in_channels = described.num_channels * (2 * params.model.context_slices + 1)
     with err().status("building every network of the space once"):
-        check_buildable(space, in_channels, described.class_pixels("training"))
+        check_buildable(space, in_channels, described.class_pixels("training"), picked)
     root, experiment_id = ready_store(params)
     name = params.search.study if study is None else params.override({"search.study": study}, "--study").search.study
     checkpoints = checkpoints_folder(root) / "search" / name
@@ -87,6 +88,8 @@ def search(
         found, created = open_study(opened, name, space, described, resume=resume)
     parent = study_run(found, experiment_id, move_lock(root))
     folder = OUTPUTS / "search" / name
+    if created:  # what lies there is of another study of that name
+        rmtree(folder, ignore_errors=True)
     order = Order(
         params=params,
         catalog=described,
@@ -122,7 +125,7 @@ def search(
     _finish(found, space, order, command, apply=apply, register_best=register_best)
 
 
-def _readable(params: Params, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any]:
+def _readable(params: Params, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any, Any]:
     from stackseg.errors import ParamsError
     from stackseg.imaging.catalog import fold_catalog, read_catalog, require_described_by
     from stackseg.imaging.specimens import find_specimens
@@ -136,13 +139,13 @@ def _readable(params: Params, catalog: Path, data: Path, device: str, register_b
             where="search.folds",
             remedy="use --apply, then `dvc repro`: it trains on the whole training part and registers that",
         )
-    pick_device(device)
+    picked = pick_device(device)
     described = read_catalog(catalog)
     require_described_by(described, params, catalog)
     find_specimens(data)
     if params.search.folds is not None:
         fold_catalog(described, data, fold=0, folds=params.search.folds)
-    return described, Machine(device=device)
+    return described, Machine(device=device), picked
 
 
 def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -> tuple[str, Any]:
@@ -213,7 +216,7 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
     show_best(study, space, best)
     show_worth(study)
     queue = order.folder / "queue.sh"
-    write_queue(queue, best[: max(order.num_kept, NUM_SHOWN)], space)
+    write_queue(queue, study, best[: max(order.num_kept, NUM_SHOWN)], space)
     values = write_best_params(OUTPUTS / "best_params.yaml", study, best[0], space)
     say(
         f"{standing.num_complete} complete, {standing.num_pruned} pruned, {standing.num_failed} failed; best: trial "
@@ -236,10 +239,13 @@ def _register(order: Order, best: FrozenTrial, space: Space) -> None:
     from stackseg.cli.registry import register_outputs
     from stackseg.cli.stages import score_bundle
     from stackseg.errors import DataError
+    from stackseg.lifecycle.runs import read_run
+    from stackseg.studies.study import RUN_ID
     from stackseg.studies.trials import trial_folder
 
     folder = trial_folder(order.folder, best.number)
-    if not (folder / "model").is_dir():
+    run_file = folder / "run.json"
+    if not run_file.is_file() or read_run(run_file).run_id != best.user_attrs[RUN_ID]:
         raise DataError(
             f"the bundle of trial {best.number} is not here: it was made on {best.user_attrs.get('host')}, or removed",
             expected="the bundle of the best trial",

@@ -18,7 +18,7 @@ from stackseg.studies.study import objective_place
 
 
 def write_best_params(path: Path, study: Study, best: FrozenTrial, space: Space) -> dict[str, Any]:
-    """Write the keys that the best trial changed, as a piece of params.yaml; returns dotted key to value."""
+    """Write the keys that count for the best trial as a piece of params.yaml; returns dotted key to value."""
     values = space.overrides(best.params)
     tree: dict[str, Any] = {}
     for key, value in values.items():
@@ -38,14 +38,16 @@ def write_best_params(path: Path, study: Study, best: FrozenTrial, space: Space)
     return values
 
 
-def write_queue(path: Path, best: Sequence[FrozenTrial], space: Space) -> None:
+def write_queue(path: Path, study: Study, best: Sequence[FrozenTrial], space: Space) -> None:
     """Write a shell script that queues the best trials as DVC experiments, to be trained for the record."""
     lines = ["#!/bin/sh", "# Trains these trials for the record: sh this file, then `dvc queue start`.", "set -e"]
     for one in best:
         # every key of the space: params.yaml may be another by then, as after --apply
         held = {dimension.key: space.present.value(dimension.key) for dimension in space.dimensions}
         options = [part for change in dvc_changes(held | space.overrides(one.params)) for part in ("-S", change)]
-        lines.append(shlex.join(["dvc", "exp", "run", "--queue", "--name", f"trial-{one.number}", *options]))
+        lines.append(
+            shlex.join(["dvc", "exp", "run", "--queue", "--name", f"{study.study_name}-trial-{one.number}", *options])
+        )
     write_text_aside(path, "\n".join(lines) + "\n")
 
 

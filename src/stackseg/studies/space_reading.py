@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any
 
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel
 
 from stackseg.errors import ParamsError
+from stackseg.learning.devices import resolve_precision
 from stackseg.learning.learner import training_loss
 from stackseg.learning.network import NetworkSpec, build_network
 from stackseg.params import Params
@@ -58,8 +60,8 @@ def read_space(params: Params) -> Space:
     return space
 
 
-def check_buildable(space: Space, in_channels: int, class_pixels: Sequence[int]) -> None:
-    """Build every combination of architecture and encoder once, with its weights, and every loss.
+def check_buildable(space: Space, in_channels: int, class_pixels: Sequence[int], device: torch.device) -> None:
+    """Build every combination of architecture and encoder once, with its weights, every loss and every precision.
 
     Weights that come from a hub are then there before workers ask for them at the same moment.
 
@@ -71,10 +73,12 @@ def check_buildable(space: Space, in_channels: int, class_pixels: Sequence[int])
         Channels of an image, context slices included.
     class_pixels
         Labelled training pixels of each class.
+    device
+        Where the trials are made.
 
     Raises
     ------
-    ParamsError, ModelError
+    ParamsError, ModelError, MachineError
         One is unknown or impossible.
     """
     for chosen in space.networks():
@@ -91,6 +95,9 @@ def check_buildable(space: Space, in_channels: int, class_pixels: Sequence[int])
         if one.key.startswith(("train.loss", "train.class_weights")):
             for value in _some_values(one):
                 training_loss(space.present.override({one.key: one.value_of(value)}, WHERE).train, class_pixels)
+        if one.key == "train.precision":
+            for value in _some_values(one):
+                resolve_precision(one.value_of(value), device)
 
 
 def _check_key(key: str, params: Params) -> None:

@@ -11,6 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 # attributes of a trial: why it failed, that there was one too many, or which one it makes once more
 FAILURE, SURPLUS, AGAIN = "failure", "surplus", "again"
+# and what the one before met that may, or may not, have been its own fault
+MET = "met"
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Standing:
 def standing_of(trials: Sequence[FrozenTrial]) -> Standing:
     """Count trials by how they ended; failed are those that failed for a reason of their own."""
     states = [one.state for one in trials]
-    taken_up = _taken_up(trials)
-    failed = [one for one in trials if one.state == TrialState.FAIL and one.number not in taken_up]
+    again = taken_up(trials)
+    failed = [one for one in trials if one.state == TrialState.FAIL and one.number not in again]
     return Standing(
         num_complete=states.count(TrialState.COMPLETE),
         num_pruned=states.count(TrialState.PRUNED),
@@ -42,23 +44,23 @@ def standing_of(trials: Sequence[FrozenTrial]) -> Standing:
     )
 
 
-def hand_back(study: Study, number: int, params: Mapping[str, Any]) -> None:
-    """Queue the params of a trial that was interrupted, so that nothing of the study is lost."""
+def hand_back(study: Study, number: int, params: Mapping[str, Any], error: str | None = None) -> None:
+    """Queue the params of a trial that was interrupted, or met an error, so that nothing of the study is lost."""
     if params:
-        study.enqueue_trial(dict(params), user_attrs={AGAIN: number})
+        study.enqueue_trial(dict(params), user_attrs={AGAIN: number} | ({} if error is None else {MET: error}))
 
 
 def hand_back_lost(study: Study) -> None:
     """Queue what was interrupted and could not be handed back then, as on a full disk."""
     trials = study.get_trials(deepcopy=False)
-    taken_up = _taken_up(trials)
+    again = taken_up(trials)
     for one in trials:
         given_up = {FAILURE, SURPLUS} & set(one.user_attrs) or "retry_history" in one.system_attrs
-        if one.state == TrialState.FAIL and one.number not in taken_up and not given_up:
+        if one.state == TrialState.FAIL and one.number not in again and not given_up:
             hand_back(study, one.number, one.params)
 
 
-def _taken_up(trials: Sequence[FrozenTrial]) -> set[int]:
+def taken_up(trials: Sequence[FrozenTrial]) -> set[int]:
     """Return the numbers of the trials that others make, or made, once more."""
     stale = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
     return stale | {one.user_attrs[AGAIN] for one in trials if AGAIN in one.user_attrs}

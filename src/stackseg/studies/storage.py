@@ -145,9 +145,28 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
             with store_lock(file.with_name(f"{file.name}.lock")):
                 _create_whole(file)
                 _switch_to_wal(url)
-                return connect()
+                storage = connect()
+                _take_turns(storage.engine)
+                return storage
         with _advisory_lock(url):
             return connect()
+
+
+def _take_turns(engine: sqlalchemy.Engine) -> None:
+    """Let each transaction on sqlite take the lock for writing as it begins.
+
+    Optuna relies on SELECT ... FOR UPDATE, which sqlite does not have: two workers would both read that a trial waits,
+    or is stale, and both take it.
+    """
+    engine.dispose()  # connections that were made before do not know of it
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def begin_nothing_by_itself(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _no_proxy(url: str) -> StoreError:
@@ -219,6 +238,8 @@ def as_storage_error(error: Exception, where: str) -> StoreError:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if isinstance(cause, OSError) and cause.filename is not None:
+        where = str(cause.filename)
     text = (str(cause).splitlines() or [type(cause).__name__])[0][:300]
     remedy = next((remedy for sign, remedy in _REMEDIES if sign in str(error).lower() + text.lower()), "")
     return StoreError(f"the study storage failed: {text}", where=where, remedy=remedy)

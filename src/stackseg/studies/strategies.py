@@ -125,14 +125,13 @@ def build_pruner(params: Params) -> BasePruner:
     """
     chosen, train = params.search.pruner, params.train
     defaults: dict[str, Any] = {}
-    if chosen.name in ("successive_halving", "hyperband"):
+    if chosen.name == "successive_halving":
         # Optuna would guess it from the first trial that ends, and prune nothing until then. One look, rounded up so
         # that no second one comes shortly before the end: earlier, scores are not yet in the order of the end, and
         # after more looks too few trials of a short study are left to compare with (benchmarks/search.py)
-        defaults["min_resource"] = max(train.validate_every, math.ceil(train.epochs / KEPT))
-        defaults["reduction_factor"] = KEPT
+        defaults = {"min_resource": max(train.validate_every, math.ceil(train.epochs / KEPT)), "reduction_factor": KEPT}
     if chosen.name == "hyperband":
-        defaults["max_resource"] = train.epochs
+        defaults = {"min_resource": train.validate_every, "max_resource": train.epochs}
     return _made(PRUNERS[chosen.name], defaults | dict(chosen.arguments), "search.pruner.arguments")
 
 

@@ -131,8 +131,7 @@ def best_trials(study: Study) -> list[FrozenTrial]:
         place = objective_place(study)
         return sorted(study.best_trials, key=lambda one: -one.values[place])
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
-    return sorted(complete, key=lambda one: (sign * (one.value or 0.0), one.number))
+    return sorted(complete, key=lambda one: (-(one.value or 0.0), one.number))
 
 
 def objective_place(study: Study) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mlflow
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna import TrialPruned
@@ -21,7 +22,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from stackseg.errors import DataError, ModelError, ParamsError, is_out_of_memory
+from stackseg.errors import DataError, MachineError, ModelError, ParamsError, StoreError, is_out_of_memory
 from stackseg.imaging.catalog import Catalog, fold_catalog
 from stackseg.learning.bundle import load_bundle
 from stackseg.learning.callbacks import EpochReport, TrainingStart, TrainingStopped
@@ -33,7 +34,8 @@ from stackseg.lifecycle.runs import MAX_TAG, find_run, log_metrics
 from stackseg.lifecycle.training_runs import train_and_log
 from stackseg.params import Params
 from stackseg.studies.space import Space
-from stackseg.studies.standing import FAILURE, SURPLUS, hand_back, standing_of
+from stackseg.studies.standing import FAILURE, MET, SURPLUS, hand_back, standing_of, taken_up
+from stackseg.studies.storage import is_storage_error
 from stackseg.studies.study import FOLD_SCORES, RUN_ID, best_trials
 
 
@@ -96,12 +98,13 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
         _end(trial, "interrupted", started)
         raise
     except Exception as error:
-        if not isinstance(error, ModelError | ParamsError) and not is_out_of_memory(error):
-            # a full disk, a lost server: not the trial's fault
-            hand_back(trial.study, trial.number, trial.params)
+        if not _is_its_own(error, trial):
+            hand_back(trial.study, trial.number, trial.params, str(error))
             raise
-        message = "out of memory" if is_out_of_memory(error) else str(error)
+        message = "out of memory" if is_out_of_memory(error) else str(error) or type(error).__name__
         trial.set_user_attr(FAILURE, message)
+        if trial.user_attrs[RUN_ID] is None:  # it failed before its training could open one
+            _open_run(trial, bench)
         _end(trial, "failed", started, message)
         raise TrialError(message) from None
     finally:
@@ -127,20 +130,38 @@ def tidy_bundles(study: Study, folder: Path, num_kept: int) -> None:
             shutil.rmtree(trial_folder(folder, one.number), ignore_errors=True)
 
 
+def _is_its_own(error: Exception, trial: Trial) -> bool:
+    """Return whether an error is of the trial, and not of the machine or of everything: then the study goes on."""
+    if isinstance(error, ModelError | ParamsError) or is_out_of_memory(error):
+        return True
+    # a full disk, a lost server
+    if isinstance(error, MachineError | StoreError | MlflowException) or is_storage_error(error):
+        return False
+    # what nobody has foreseen ends the search, so that it is seen; met once more, it must not bar the study for good
+    return MET in trial.user_attrs
+
+
 def stale_callback(checkpoints: Path) -> Callable[[Study, FrozenTrial], None]:
     """Return what is done about a trial whose worker has died: its run is closed, and it is queued once more."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         retry = RetryHeartbeatStaleTrialCallback(max_retry=1)
 
-    def close_and_retry(study: Study, trial: FrozenTrial) -> None:
-        run_id = trial.user_attrs.get(RUN_ID)
-        if run_id is not None and find_run(run_id) is not None:
-            _close(run_id, "stale", "KILLED", "its worker died")
+    def retry_and_close(study: Study, trial: FrozenTrial) -> None:
+        if trial.number not in taken_up(study.get_trials(deepcopy=False)):
+            # what the pruner noted of it is not the next one's
+            again = {key: value for key, value in trial.system_attrs.items() if not key.startswith("completed_rung_")}
+            trial.system_attrs = again
+            retry(study, trial)
         shutil.rmtree(checkpoints / _folder_name(trial.number), ignore_errors=True)
-        retry(study, trial)
+        run_id = trial.user_attrs.get(RUN_ID)
+        run = None if run_id is None else find_run(run_id)
+        if run is not None:
+            below = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
+            for one in (run, *MlflowClient().search_runs([run.info.experiment_id], below)):  # folds have runs below it
+                _close(one.info.run_id, "stale", "KILLED", "its worker died")
 
-    return close_and_retry
+    return retry_and_close
 
 
 class _Follower:
@@ -149,14 +170,15 @@ class _Follower:
     def __init__(self, trial: Trial, bench: Bench) -> None:
         self._trial = trial
         self._must_end = bench.must_end
-        self._last_epoch: int | None = None
-        self._prunes_last = bench.space.present.search.folds is not None
+        self._present_epochs = bench.space.present.train.epochs
+        self._num_epochs = self._present_epochs
+        self._last_step = 0
         self.prunes = False
         self.notes_run = True
 
     def on_start(self, start: TrainingStart) -> None:
         """Note the run, so that it can be closed if this process dies."""
-        self._last_epoch = start.num_epochs
+        self._num_epochs = start.num_epochs
         run = mlflow.active_run()
         if run is not None and self.notes_run:
             self._trial.set_user_attr(RUN_ID, run.info.run_id)
@@ -172,10 +194,14 @@ class _Follower:
             raise TrialTaken
         if not self.prunes or report.validation_mean_iou is None:
             return
-        self._trial.report(report.validation_mean_iou, step=report.epoch + 1)
-        # what is trained to its end has a score; other folds can still be saved
-        is_last = report.epoch + 1 == self._last_epoch
-        if (self._prunes_last or not is_last) and self._trial.should_prune():
+        # trials of other numbers of epochs are compared at the same share of their schedules
+        step = (report.epoch + 1) * self._present_epochs // self._num_epochs
+        if step <= self._last_step:  # Optuna keeps the first report of a step
+            return
+        self._last_step = step
+        self._trial.report(report.validation_mean_iou, step=step)
+        # what is trained to its last epoch has a score
+        if report.epoch + 1 < self._num_epochs and self._trial.should_prune():
             raise TrainingStopped(f"pruned at epoch {report.epoch + 1}")
 
 
@@ -208,8 +234,8 @@ def _values(trial: Trial, bench: Bench, follower: _Follower) -> tuple[float, ...
         result = _train(trial, bench, params, bench.catalog, follower, trial_folder(bench.folder, trial.number))
         score = _score(result)
     else:
-        result, score = _folds(trial, bench, params, follower, search.folds)
-    return tuple(_objective(name, score, result, bench, trial.number) for name in search.objectives)
+        score = _folds(trial, bench, params, follower, search.folds)
+    return tuple(_objective(name, score, bench, trial.number) for name in search.objectives)
 
 
 def _train(
@@ -246,17 +272,10 @@ def _tags(trial: Trial, name: str, parent: str) -> dict[str, str]:
     return {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial": str(trial.number)}
 
 
-def _folds(
-    trial: Trial, bench: Bench, params: Params, follower: _Follower, num_folds: int
-) -> tuple[TrainingResult, float]:
+def _folds(trial: Trial, bench: Bench, params: Params, follower: _Follower, num_folds: int) -> float:
     """Train the folds in order; a trial that trails the best one on the same folds ends early."""
-    tags = _tags(trial, f"trial {trial.number}", bench.parent_run)
-    client = MlflowClient()
-    run_id = client.create_run(bench.experiment_id, tags=tags).info.run_id
-    trial.set_user_attr(RUN_ID, run_id)
+    run_id = _open_run(trial, bench)
     follower.notes_run = False
-    for key, value in trial.params.items():
-        client.log_param(run_id, key, value)
     scores: list[float] = []
     for fold in range(num_folds):
         out = trial_folder(bench.folder, trial.number) / str(fold)
@@ -268,11 +287,23 @@ def _folds(
         mean = sum(scores) / len(scores)
         log_metrics(run_id, {"folds/mean_iou": scores[-1], "folds/running_mean_iou": mean}, step=fold)
         best = _best_folds(trial.study)
-        if fold + 1 < num_folds and len(best) == num_folds:
+        # of several objectives, one that trails in this one may lead in another
+        if len(params.search.objectives) == 1 and fold + 1 < num_folds and len(best) == num_folds:
             behind = sum(best[: fold + 1]) / (fold + 1) - mean
             if behind > bench.space.present.search.fold_margin:
                 raise TrialPruned(f"pruned after fold {fold}: {behind:.4f} behind the best trial on the same folds")
-    return result, sum(scores) / len(scores)
+    return sum(scores) / len(scores)
+
+
+def _open_run(trial: Trial, bench: Bench) -> str:
+    """Open a run of the trial's own, with what it chose."""
+    client = MlflowClient()
+    tags = _tags(trial, f"trial {trial.number}", bench.parent_run)
+    run_id: str = client.create_run(bench.experiment_id, tags=tags).info.run_id
+    trial.set_user_attr(RUN_ID, run_id)
+    for key, value in trial.params.items():
+        client.log_param(run_id, key, value)
+    return run_id
 
 
 def _best_folds(study: Study) -> list[float]:
@@ -289,7 +320,7 @@ def _score(result: TrainingResult) -> float:
     return score
 
 
-def _objective(name: str, score: float, result: TrainingResult, bench: Bench, number: int) -> float:
+def _objective(name: str, score: float, bench: Bench, number: int) -> float:
     if name == "mean_iou":
         return score
     folder = trial_folder(bench.folder, number)

@@ -14,7 +14,9 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import FrameType
 
+import mlflow
 import torch
+from mlflow.exceptions import MlflowException
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
@@ -24,6 +26,7 @@ from stackseg.imaging.catalog import Catalog
 from stackseg.learning.devices import num_cores
 from stackseg.learning.training import Machine
 from stackseg.lifecycle.address import shown_uri
+from stackseg.lifecycle.faults import as_store_error
 from stackseg.lifecycle.store import prepare_store
 from stackseg.params import Params
 from stackseg.studies.space_reading import read_space
@@ -169,7 +172,7 @@ def run_workers(
 def _work(order: Order, place: int, parent_process: int, told: Connection, stop: Event) -> None:
     """Make trials until there are enough; the body of a worker process."""
     os.setpgrp()  # an interrupt from the terminal is for the parent, which passes it on, once
-    interrupts = Interrupts(signal.SIGINT, patience=_PATIENCE_S)
+    interrupts = Interrupts(signal.SIGINT, signal.SIGTERM, patience=_PATIENCE_S)
     quieten_libraries()
     torch.set_num_threads(max(1, num_cores() // order.num_workers))
     try:
@@ -178,6 +181,8 @@ def _work(order: Order, place: int, parent_process: int, told: Connection, stop:
         pass
     except StacksegError as error:
         told.send(error)
+    except MlflowException as error:
+        told.send(as_store_error(error, shown_uri(mlflow.get_tracking_uri())))
     except Exception as error:
         # Optuna runs into an assertion of its own where it cannot tell how a trial ended
         cause = error if is_storage_error(error) else error.__context__
