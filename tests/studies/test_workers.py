@@ -238,6 +238,11 @@ def test_a_study_that_is_there_wants_resume_and_then_goes_on(searched: tuple[Pat
     assert "registered stackseg version 1" in said
     (version,) = MlflowClient(f"sqlite:///{root / 'mlflow.db'}").search_model_versions()
     assert version.run_id == best.user_attrs["run_id"]
+    # another study's trial of that number
+    record = root / "outputs" / "search" / "search" / f"trial-{best.number:04d}" / "run.json"
+    record.write_text(record.read_text().replace(version.run_id, "0" * 32))
+    said = search(root, "--trials", "9", "--resume", "--register-best", ok=False)
+    assert f"the bundle of trial {best.number} is not here" in said
     # what all trials have in common has changed
     write_values(root / "params.yaml", {"train.epochs": 4})
     said = search(root, "--trials", "10", "--resume", ok=False)
