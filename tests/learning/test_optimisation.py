@@ -137,15 +137,17 @@ def test_the_moving_average_is_one_of_weights_and_of_statistics() -> None:
     average = build_average(net, 0.75)
     assert average is not None
     assert build_average(net, None) is None
-    seen = []
-    for value in (1.0, 2.0, 5.0):
+    values = torch.rand(40, generator=torch.Generator().manual_seed(0)).tolist()
+    for value in values:
         with torch.no_grad():
             for tensor in (*net.parameters(), net[1].running_mean):  # type: ignore[index]
                 tensor.fill_(value)
         average.update_parameters(net)
-        seen.append(value)
-    # the first is taken as it is
-    expected = 0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 5
+    # the first is taken as it is; from 26 steps on the decay is the one that was asked for
+    expected = values[0]
+    for step, value in enumerate(values[1:], 1):
+        decay = 0.75 if step >= 26 else (1 + step) / (10 + step)
+        expected = decay * expected + (1 - decay) * value
     for tensor in (*average.module.parameters(), average.module[1].running_mean):
         torch.testing.assert_close(tensor, torch.full_like(tensor, expected))
-    assert all(torch.equal(one, torch.full_like(one, 5.0)) for one in net.parameters())
+    assert all(torch.equal(one, torch.full_like(one, values[-1])) for one in net.parameters())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from stackseg.params.train import TrainParams
 
@@ -71,7 +72,22 @@ class Schedule:
 
 
 def build_average(network: torch.nn.Module, decay: float | None) -> AveragedModel | None:
-    """Return a moving average of weights and buffers, or None where none is asked for."""
+    """Return a moving average of weights and buffers, or None where none is asked for.
+
+    Its horizon of 1 / (1 - decay) steps is grown into: what the weights were before they had learned anything would
+    otherwise weigh on the scores of early epochs, by which a search prunes, and on short trainings.
+    """
     if decay is None:
         return None
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def update(averaged: PARAM_LIST, current: PARAM_LIST, _: Tensor | int) -> None:
+        # the count that is handed over lies on the device: to read it would wait for it
+        get_ema_multi_avg_fn(decay_at(decay, int(average.n_averaged)))(averaged, current, _)
+
+    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    return average
+
+
+def decay_at(decay: float, step: int) -> float:
+    """Return the decay of a moving average at a step, counted from 1: about the last tenth of all steps counts."""
+    return min(decay, (1 + step) / (10 + step))

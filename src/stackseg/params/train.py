@@ -40,7 +40,8 @@ class TrainParams(Section):
     clip_norm: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient; null does not clip."""
     ema: float | None = Field(None, gt=0, lt=1)
-    """Decay per step of the moving average of the weights, which then validates and is kept; null for none."""
+    """Decay per step of the moving average of the weights, which then validates and is kept; less in the first steps.
+    Null for none."""
     validate_every: int = Field(4, ge=1)
     """Epochs between validations; the last epoch always validates."""
     early_stopping: int | None = Field(None, ge=1)
