@@ -80,9 +80,9 @@ def build_average(network: torch.nn.Module, decay: float | None) -> AveragedMode
     if decay is None:
         return None
 
-    def update(averaged: PARAM_LIST, current: PARAM_LIST, _: Tensor | int) -> None:
-        # the count that is handed over lies on the device: to read it would wait for it
-        get_ema_multi_avg_fn(decay_at(decay, int(average.n_averaged)))(averaged, current, _)
+    def update(averaged: PARAM_LIST, current: PARAM_LIST, count: Tensor | int) -> None:
+        # the count lies on the device, and to read it would wait for it; the average's own is on the host
+        get_ema_multi_avg_fn(decay_at(decay, int(average.n_averaged)))(averaged, current, count)
 
     average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
     return average
