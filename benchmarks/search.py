@@ -60,8 +60,8 @@ def main() -> None:
     parser.add_argument("--patch-size", type=int, default=128, help="pixels")
     parser.add_argument(
         "--sampler",
-        default="tpe",
-        help="of pruning: random draws the same trials with and without it, tpe learns from them",
+        default="random",
+        help="of pruning: random draws the same trials with and without it; tpe learns from them, and goes other ways",
     )
     parser.add_argument("--ema", type=float, help="decay per step of the moving average of the weights")
     parser.add_argument("--network", default="Unet/resnet18", help="architecture/encoder of the present params")

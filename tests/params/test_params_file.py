@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from stackseg.errors import ParamsError
 from stackseg.params import Params, read_params
 from stackseg.params.data import read_classes
-from stackseg.params.file import dotted_keys, json_schema, read_tree, write_tree
+from stackseg.params.file import dotted_keys, json_schema, read_tree, write_tree, write_values
 
 ROOT = Path(__file__).parents[2]
 CLASSES = [{"name": "pore", "raw": 0, "display": "#000000"}, {"name": "rock", "raw": 1, "display": "#ffffff"}]
@@ -230,6 +230,15 @@ class TestWriting:
         path = written(tmp_path, text)
         write_tree(path, read_tree(path))
         assert path.read_text(encoding="utf-8") == text
+
+    def test_a_link_stays_one_and_keeps_its_mode(self, tmp_path: Path) -> None:
+        real, link = written(tmp_path, "seed: 7\n").rename(tmp_path / "real.yaml"), tmp_path / "params.yaml"
+        real.chmod(0o660)
+        link.symlink_to(real)
+        write_values(link, {"seed": 8})
+        assert link.is_symlink()
+        assert real.read_text() == "seed: 8\n"
+        assert real.stat().st_mode & 0o777 == 0o660
 
     def test_comments_stay_where_a_value_changes(self, tmp_path: Path) -> None:
         text = "# head\nseed: 7   # of all\n\n# about training\ntrain:\n  lr: 0.002  # peak\n  ema: null  # none\n"

@@ -17,10 +17,10 @@ from ruamel.yaml import YAML
 
 from stackseg.params import Params, read_params
 from stackseg.params.file import write_values
-from stackseg.studies.results import dvc_changes, write_best_params, write_queue
+from stackseg.studies.results import dvc_changes, take_folder, write_best_params, write_queue
 from stackseg.studies.space import Space
 from stackseg.studies.space_reading import read_space
-from stackseg.studies.study import best_trials
+from stackseg.studies.study import STUDY_ID, best_trials
 
 ROOT = Path(__file__).parents[2]
 COMPLETE = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -81,6 +81,25 @@ def test_the_best_params_can_be_merged(file: Path, space: Space, tmp_path: Path)
         write_values(file, values)
         assert read_params(file) == before.override(leaves) == before.override(values)
         assert [one.name for one in path.parent.iterdir()] == ["best_params.yaml"]
+
+
+def test_a_folder_is_emptied_for_another_study_of_that_name(tmp_path: Path) -> None:
+    folder, checkpoints = tmp_path / "outputs", tmp_path / "checkpoints"
+
+    def left_of(study: Study) -> list[str]:
+        take_folder(folder, checkpoints, study)
+        left = sorted(one.name for one in (*folder.glob("trial*"), *checkpoints.glob("*")))
+        for one in (folder / f"trial of {study.user_attrs[STUDY_ID]}", checkpoints / "trial"):
+            one.mkdir(parents=True, exist_ok=True)
+        return left
+
+    first, second = (optuna.create_study() for _ in range(2))
+    first.set_user_attr(STUDY_ID, "1")
+    second.set_user_attr(STUDY_ID, "2")
+    assert left_of(first) == []
+    assert left_of(first) == ["trial", "trial of 1"]
+    assert left_of(second) == []
+    assert left_of(first) == []
 
 
 def test_the_best_params_say_where_they_come_from(space: Space, tmp_path: Path) -> None:

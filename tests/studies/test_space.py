@@ -184,6 +184,27 @@ class TestRefusals:
     def test_choices_named_twice(self, key: str, choices: list[Any]) -> None:
         assert message({key: choices}) == f"search.space.{key}: a choice is named twice. Take one out"
 
+    def test_a_condition_on_a_part_of_what_varies(self) -> None:
+        losses = {"train.loss": {"choices": [{"cross_entropy": 1.0, "dice": 1.0}, {"focal": 1.0}]}}
+        told = message({**losses, "train.class_weights": {"choices": ["none"], "when": {"train.loss.dice": [1.0]}}})
+        assert told.startswith(
+            "search.space.train.class_weights.when: the condition asks for train.loss.dice, and train"
+        )
+        assert told.endswith("Ask for values of train.loss, or take it out of the space")
+
+    def test_a_condition_without_values(self) -> None:
+        told = message({"train.compile": {"choices": [False, True], "when": {"train.optimizer": []}}})
+        assert "when.train.optimizer" in told
+
+    def test_a_pipeline_that_is_not_there(self) -> None:
+        entries = {"augment.file": {"choices": ["none.json", "neither.json"]}}
+        space = read_space(
+            Params().override({"augment": {"preset": "file", "file": "none.json"}, "search.space": entries})
+        )
+        assert space.augment_files() == ["none.json", "neither.json"]
+        with pytest.raises(ParamsError, match=r"none\.json"):
+            check_buildable(space, 1, [10, 10], torch.device("cpu"))
+
     def test_conditions_in_a_circle(self) -> None:
         circle = {
             "train.optimizer": {"choices": ["adamw", "sgd"], "when": {"train.schedule": ["cosine"]}},

@@ -9,7 +9,7 @@ import pytest
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import Trial, TrialState, create_trial
 
-from stackseg.studies.standing import FAILURE, SURPLUS, Standing, hand_back_lost, standing_of
+from stackseg.studies.standing import FAILURE, Standing, hand_back_lost, standing_of
 
 
 class TestStanding:
@@ -21,8 +21,7 @@ class TestStanding:
             (TrialState.PRUNED, {}),
             (TrialState.FAIL, {FAILURE: "out of memory"}),
             (TrialState.FAIL, {}),
-            (TrialState.FAIL, {SURPLUS: True}),
-            (TrialState.FAIL, {SURPLUS: True}),
+            (TrialState.FAIL, {}),
         ]
         for state, attributes in ends:
             value = 0.5 if state == TrialState.COMPLETE else None
@@ -60,7 +59,7 @@ class TestStanding:
 
     def test_what_was_lost_is_handed_back_once(self) -> None:
         study = optuna.create_study()
-        for attributes in ({}, {FAILURE: "out of memory"}, {SURPLUS: True}):
+        for attributes in ({}, {FAILURE: "out of memory"}):
             trial = study.ask()
             trial.suggest_float("x", 0, 1)
             for name, value in attributes.items():
@@ -68,8 +67,17 @@ class TestStanding:
             study.tell(trial, state=TrialState.FAIL)
         for _ in range(2):
             hand_back_lost(study)
-            assert [one.number for one in study.trials if one.state == TrialState.WAITING] == [3]
+            assert [one.number for one in study.trials if one.state == TrialState.WAITING] == [2]
         assert study.ask().suggest_float("x", 0, 1) == study.trials[0].params["x"]
+
+    def test_what_was_queued_and_lost_before_it_chose_anything_is_handed_back(self) -> None:
+        study = optuna.create_study()
+        study.enqueue_trial({"x": 0.25})
+        study.tell(study.ask(), state=TrialState.FAIL)
+        for _ in range(2):
+            hand_back_lost(study)
+            assert [one.number for one in study.trials if one.state == TrialState.WAITING] == [1]
+        assert study.ask().suggest_float("x", 0, 1) == 0.25
 
     def test_nothing_yet(self) -> None:
         assert standing_of([]).num_finished == 0

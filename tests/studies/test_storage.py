@@ -132,6 +132,12 @@ class TestAddresses:
         with pytest.raises(StoreError, match=r"^--storage: .*is no address; expected sqlite:///optuna.db, postgresql:"):
             storage_url(Path("/p"), given)
 
+    @pytest.mark.parametrize("given", ["postgresql://me:pa?zle@h:no/db", "postgresql://me:12?zle@h:no/db?x=a@b"])
+    def test_no_password_is_told(self, given: str) -> None:
+        with pytest.raises(StoreError, match=r"^--storage: postgresql://h:no/db is no address") as caught:
+            storage_url(Path("/p"), given)
+        assert "zle" not in str(caught.value)
+
     def test_a_folder_of_an_odd_name(self, tmp_path: Path) -> None:
         odd = tmp_path / "50% of what? é"
         odd.mkdir()

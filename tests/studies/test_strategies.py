@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from stackseg.studies.strategies import (
 OPTIMIZERS = {"choices": ["adamw", "sgd"]}
 STEPPED = {"train.epochs": {"low": 10, "high": 30, "step": 10}, "train.optimizer": OPTIMIZERS}
 NUMBERS = {"train.lr": {"low": 1e-4, "high": 1.0, "log": True}, "train.rare_share": {"low": 0, "high": 1}}
+DROPOUT = {"low": 0.0, "high": 0.3, "step": 0.1}
 MANY = {"search.objectives": ["ms_per_megapixel", "mean_iou"], "search.pruner.name": "none"}
 
 
@@ -79,14 +81,52 @@ class TestSamplers:
     @pytest.mark.parametrize("name", ["grid", "brute_force"])
     @pytest.mark.parametrize("present", [10, 20])
     def test_those_that_try_all_have_an_end(self, name: str, present: int) -> None:
-        dropout = {"low": 0.0, "high": 0.3, "step": 0.1}
-        entries = {**STEPPED, "model.decoder_dropout": dropout}
+        entries = {**STEPPED, "model.decoder_dropout": DROPOUT}
         space = space_of(entries, search__sampler={"name": name}, train__epochs=present)
         study = optuna.create_study(direction="maximize", sampler=build_sampler(space, 7))
         study.enqueue_trial(space.first_trial())
-        study.optimize(lambda trial: space.suggest(trial)["train.epochs"])
+        study.optimize(lambda trial: space.suggest(trial)["train.epochs"], n_trials=most_trials(space))
         assert len(study.trials) == most_trials(space) == (24 if name == "brute_force" else 25)
         assert len({str(sorted(one.params.items())) for one in study.trials}) == 24
+
+    @pytest.mark.parametrize("name", ["grid", "brute_force"])
+    def test_workers_of_other_seeds_go_through_the_same_points(self, name: str) -> None:
+        space = space_of({**STEPPED, "model.decoder_dropout": DROPOUT}, search__sampler={"name": name})
+        study = optuna.create_study(direction="maximize")
+        study.enqueue_trial(space.first_trial())
+        # two workers in turns, and later ones that go on
+        samplers = itertools.cycle(build_sampler(space, seed) for seed in (7, 8, 12345))
+        for _ in range(most_trials(space) or 0):
+            study.sampler = next(samplers)
+            study.optimize(lambda trial: space.suggest(trial)["train.epochs"], n_trials=1)
+        assert len({str(sorted(one.params.items())) for one in study.trials}) == 24
+
+    def test_a_grid_of_which_a_queued_trial_ends_last(self) -> None:
+        space = space_of({"train.optimizer": OPTIMIZERS}, search__sampler={"name": "grid"})
+        study = optuna.create_study(sampler=build_sampler(space, 7))
+        study.enqueue_trial(space.first_trial())
+        trials = [study.ask() for _ in range(most_trials(space) or 0)]
+        for one in reversed(trials):  # of other workers
+            space.suggest(one)
+            study.tell(one, 0.5)
+        assert len({str(one.params) for one in study.trials}) == 2
+
+    @pytest.mark.parametrize("name", ["grid", "brute_force"])
+    def test_a_space_too_vast_to_be_tried_whole(self, name: str) -> None:
+        entries = {f"train.{key}": {"low": 10, "high": 10**4} for key in ("epochs", "patches_per_epoch")}
+        space = space_of(entries, search__sampler={"name": name})
+        with pytest.raises(ParamsError, match=r"^search.space: more than 100000 points; .* Take keys or values out"):
+            most_trials(space)
+
+    def test_workers_of_other_seeds_share_one_sequence(self) -> None:
+        space = space_of(NUMBERS, search__sampler={"name": "qmc", "arguments": {"scramble": True}})
+        drawn = []
+        for seed in (7, 8):
+            study = optuna.create_study(sampler=build_sampler(space, seed))
+            study.enqueue_trial(space.first_trial())
+            study.optimize(lambda trial: space.suggest(trial)["train.lr"], n_trials=3)
+            drawn.append([one.params for one in study.trials])
+        assert drawn[0] == drawn[1]
 
     def test_others_have_none(self) -> None:
         for name in set(SAMPLERS) - {"grid", "brute_force"}:
@@ -169,7 +209,7 @@ class TestPruners:
 
     def pruner(self, name: str, arguments: dict[str, Any], **settings: Any) -> Any:
         chosen = {"name": name, "arguments": arguments}
-        return build_pruner(Params().override({"search.pruner": chosen, **settings}))
+        return build_pruner(Space((), Params().override({"search.pruner": chosen, **settings})))
 
     @pytest.mark.parametrize("name", PRUNERS)
     def test_each_judges_epochs(self, name: str) -> None:
@@ -193,6 +233,8 @@ class TestPruners:
         assert halving._min_resource == 3
         hyperband = self.pruner("hyperband", {}, **{"train.validate_every": 3, "train.epochs": 50})
         assert (hyperband._min_resource, hyperband._max_resource) == (3, 50)
+        varied = space_of({"train.epochs": {"low": 10, "high": 40}}, train__epochs=20)
+        assert build_pruner(varied)._min_resource == 10  # type: ignore[attr-defined]
         given = self.pruner("hyperband", {"min_resource": 5, "max_resource": 20, "reduction_factor": 2})
         assert (given._min_resource, given._max_resource) == (5, 20)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import optuna
 import pytest
 from optuna.storages import BaseStorage
@@ -136,7 +137,7 @@ class TestOpening:
         ("settings", "told"),
         [
             ({"search.space": {**STEPPED, "train.lr": {"choices": [0.001, 0.1]}}}, "search.space.train.lr is {"),
-            ({"search.space": {"train.optimizer": OPTIMIZERS}}, "search.space.train.epochs is None"),
+            ({"search.space": {"train.optimizer": OPTIMIZERS}}, "search.space.train.epochs is not there"),
             (
                 {"search.space": {**STEPPED, "train.optimizer": {"choices": ["sgd", "adamw"]}}},
                 "search.space.train.optimizer is {'choices': ['sgd', 'adamw']}",
@@ -145,7 +146,10 @@ class TestOpening:
             (MANY, "search.objectives is ['ms_per_megapixel', 'mean_iou'] since study 'deep' began; expected ['mean_"),
             ({"seed": 8}, "seed is 8 since study 'deep' began; expected 7"),
             ({"train.batch_size": 4}, "train.batch_size is 4 since study 'deep' began; expected 8"),
-            ({"train.loss": {"dice": 1.0}}, "train.loss.cross_entropy is None since study 'deep' began; expected 1.0"),
+            (
+                {"train.loss": {"dice": 1.0}},
+                "train.loss.cross_entropy is not there since study 'deep' began; expected 1.0",
+            ),
             ({"augment.preset": "em"}, "augment.preset is em since study 'deep' began; expected light"),
             ({"inference.tile": 256}, "inference.tile is 256 since study 'deep' began; expected 512"),
         ],
@@ -169,6 +173,27 @@ class TestOpening:
         assert told.startswith("--study: the catalogue (data, split or intensity) has changed since study 'deep' began")
         monkeypatch.setattr(study_module, "code_digest", lambda: "newer")
         assert "the code of stackseg has changed since study 'deep' began" in refused(storage, space, resume=True)
+
+    def test_a_key_that_a_later_version_has_added_is_named(self, storage: BaseStorage) -> None:
+        space = space_of(STEPPED)
+        study, _ = opened(storage, space)
+        identity = study.user_attrs[study_module.IDENTITY]
+        del identity["fixed"]["train.ema"]  # its value is null
+        study.set_user_attr(study_module.IDENTITY, identity)
+        told = refused(storage, space, resume=True)
+        assert "train.ema is None since study 'deep' began; expected not there" in told
+
+    def test_another_pipeline_of_that_name_is_refused(
+        self, storage: BaseStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        space = space_of(STEPPED, augment={"preset": "file", "file": "varied.json"})
+        A.save(A.Compose([A.HorizontalFlip(p=0.5)]), "varied.json")
+        opened(storage, space)
+        A.save(A.Compose([A.HorizontalFlip(p=0.6)]), "varied.json")
+        assert "the pipeline of augment.file has changed since study 'deep' began" in refused(
+            storage, space, resume=True
+        )
 
     def test_what_does_not_change_the_scores_may_differ(self, storage: BaseStorage) -> None:
         space = space_of(STEPPED)
@@ -228,7 +253,7 @@ def require_one(folder: Path, found: list[tuple[int, bool]]) -> None:
     assert sorted(created for _, created in found) == [False, False, False, True]
     storage = stored(folder)
     assert optuna.get_all_study_names(storage) == ["deep"]
-    (first,) = load_study(storage, "deep", Params(), optuna.samplers.RandomSampler()).trials
+    (first,) = load_study(storage, "deep", Space((), Params()), optuna.samplers.RandomSampler()).trials
     assert first.state == TrialState.WAITING
     assert first.system_attrs["fixed_params"] == space_of(STEPPED).first_trial()
 

@@ -32,6 +32,8 @@ from served_projects import BIN, environment, run
 from stackseg.cli.main import app
 from stackseg.cli.search import same_search
 from stackseg.errors import MachineError, StacksegError
+from stackseg.imaging.catalog import read_catalog
+from stackseg.learning.bundle import read_spec
 from stackseg.learning.checkpoints import Checkpoints
 from stackseg.learning.learner import Learner
 from stackseg.learning.training import Machine
@@ -40,12 +42,13 @@ from stackseg.params import read_params
 from stackseg.params.file import read_tree, write_tree, write_values
 from stackseg.studies.runs import close_study_run, study_run
 from stackseg.studies.space_reading import read_space
+from stackseg.studies.stale import stale_callback
 from stackseg.studies.standing import standing_of
 from stackseg.studies.storage import open_storage, storage_url
 from stackseg.studies.strategies import build_pruner, build_sampler
 from stackseg.studies.study import load_study, open_study
-from stackseg.studies.trials import Bench, TrialError, make_trial, stale_callback
-from stackseg.studies.workers import Interrupts, device_of
+from stackseg.studies.trials import Bench, TrialError, make_trial, tidy_bundles
+from stackseg.studies.workers import Interrupts, device_of, share_of_threads
 from tiny_projects import SETTINGS, Project, make_tiny_project, tiny_stack, write_specimen
 
 pytestmark = [
@@ -99,8 +102,7 @@ def trials_of(root: Path, url: str | None = None, name: str = "search") -> list[
 
 def runs_of(root: Path) -> tuple[Run, dict[int, list[Run]]]:
     """Return the run of the only study, and those of each trial."""
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    runs = all_runs(root)
     (parent,) = [one for one in runs if "optuna.study_id" in one.data.tags]
     children: dict[int, list[Run]] = {}
     for one in runs:
@@ -109,12 +111,22 @@ def runs_of(root: Path) -> tuple[Run, dict[int, list[Run]]]:
     return parent, children
 
 
+def all_runs(root: Path) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.2)
     return found
+
+
+def heed_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Background:
@@ -127,7 +139,7 @@ class Background:
                 [str(BIN / "stackseg"), "search", *options],
                 cwd=root, env=environment(), stdout=log, stderr=log, start_new_session=True,
                 # a shell that runs the tests in the background has its children ignore interrupts
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=heed_signals,
             )  # fmt: skip
 
     @property
@@ -241,7 +253,10 @@ def test_a_study_that_is_there_wants_resume_and_then_goes_on(searched: tuple[Pat
     # another study's trial of that number
     record = root / "outputs" / "search" / "search" / f"trial-{best.number:04d}" / "run.json"
     record.write_text(record.read_text().replace(version.run_id, "0" * 32))
-    said = search(root, "--trials", "9", "--resume", "--register-best", ok=False)
+    said = search(root, "--trials", "9", "--resume", "--register-best", "--top", "4", ok=False)
+    # only the best is kept until now, and it is not the one to be registered
+    num_complete = sum(one.state == TrialState.COMPLETE for one in trials)
+    assert said.count("is not here: it was made on") == min(4, num_complete)
     assert f"the bundle of trial {best.number} is not here" in said
     # what all trials have in common has changed
     write_values(root / "params.yaml", {"train.epochs": 4})
@@ -276,15 +291,17 @@ def fill_with_noise(specimen: Path, planes: list[int]) -> None:
         tifffile.imwrite(specimen / name, stack, metadata={"axes": "ZYX"})
 
 
-def trials_in_this_process(project: Project, num_trials: int, *, resume: bool = False) -> optuna.Study:
-    """Make trials as a worker does."""
+def trials_in_this_process(
+    project: Project, num_trials: int, *, resume: bool = False, num_asked: int | None = None
+) -> optuna.Study:
+    """Make trials as a worker does; more asked for than there shall be stand for other workers' in the same moment."""
     root = project.folder
     ready = prepare_store(root, experiment="stackseg")
     space = read_space(project.params)
     checkpoints = root / "checkpoints" / "search"
     storage = open_storage(storage_url(root, None), root=root, heartbeat=60, on_stale=stale_callback(checkpoints))
     open_study(storage, "search", space, project.catalog, resume=resume)
-    study = load_study(storage, "search", project.params, build_sampler(space, 1))
+    study = load_study(storage, "search", space, build_sampler(space, 1))
     bench = Bench(
         space=space,
         catalog=project.catalog,
@@ -297,7 +314,7 @@ def trials_in_this_process(project: Project, num_trials: int, *, resume: bool = 
         num_trials=num_trials,
         must_end=lambda: False,
     )
-    study.optimize(lambda trial: make_trial(trial, bench), n_trials=num_trials, catch=(TrialError,))
+    study.optimize(lambda trial: make_trial(trial, bench), n_trials=num_asked or num_trials, catch=(TrialError,))
     return study
 
 
@@ -376,8 +393,9 @@ def test_an_interrupted_search_closes_its_runs_and_goes_on(tmp_path: Path) -> No
         retried = wait_for(lambda: [one for one in training_trials(root) if one.number == 2])[0]
         assert retried.params == failed.params
     finally:
-        going.process.send_signal(signal.SIGTERM)
+        going.process.send_signal(signal.SIGHUP)  # its terminal is closed
         assert going.wait() == 130
+    assert runs_of(root)[0].info.status == "KILLED"
 
 
 @pytest.fixture
@@ -408,6 +426,14 @@ def project_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         ),
         ({"search.sampler": {"name": "tpe", "arguments": {"n_startup": 3}}}, [], "search.sampler.arguments"),
         ({}, ["--storage", ""], "an empty text is no address"),
+        (
+            {
+                "augment": {"preset": "file", "file": "none.json"},
+                "search.space": {"train.lr": {"low": 1e-4, "high": 1e-2}},
+            },
+            [],
+            "dvc.yaml: none.json is not among the deps of stage train",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_told_before_the_first_trial(
@@ -478,7 +504,7 @@ def test_the_pruner_looks_at_no_last_epoch(project_here: Callable[..., Project])
     # its second look would be at epoch 4
     project = project_here({"train.epochs": 4}, folds=2, pruner={"name": "successive_halving", "arguments": {}})
     study = trials_in_this_process(project, num_trials=1)
-    assert build_pruner(project.params)._min_resource == 1  # type: ignore[attr-defined]
+    assert build_pruner(read_space(project.params))._min_resource == 1  # type: ignore[attr-defined]
     assert "completed_rung_1" not in study.trials[0].system_attrs
 
 
@@ -500,10 +526,11 @@ def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
     assert run.data.params["model.architecture"] == "PAN"
 
 
+@pytest.mark.parametrize("folds", [None, 2])
 def test_an_error_that_nobody_foresaw_ends_the_search_once(
-    project_here: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+    project_here: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, folds: int | None
 ) -> None:
-    project = project_here()
+    project = project_here(folds=folds)
 
     def fault(*arguments: Any) -> Any:
         raise RuntimeError("the kernel does not like this shape")
@@ -515,6 +542,9 @@ def test_an_error_that_nobody_foresaw_ends_the_search_once(
         study = trials_in_this_process(project, num_trials=1, resume=True)
     assert [one.state for one in study.trials] == [TrialState.FAIL] * 2
     assert study.trials[1].user_attrs["failure"] == "the kernel does not like this shape"
+    ((first,), (second,)) = (runs_of(project.folder)[1][number] for number in (0, 1))
+    assert (first.info.status, first.data.tags["trial.state"]) == ("KILLED", "interrupted")
+    assert (second.info.status, second.data.tags["trial.state"]) == ("FAILED", "failed")
     assert standing_of(study.trials).num_finished == 1
 
 
@@ -525,7 +555,117 @@ def test_trials_of_any_number_of_epochs_are_compared_at_the_same_share(
     project = project_here({"train.epochs": 4, "train.validate_every": 1}, space=space, sampler={"name": "brute_force"})
     study = trials_in_this_process(project, num_trials=3)
     steps = {one.params["train.epochs"]: sorted(one.intermediate_values) for one in study.trials}
-    assert steps == {4: [1, 2, 3, 4], 8: [1, 2, 3, 4], 2: [2, 4]}
+    # whatever number params.yaml has by now
+    assert steps == {4: [2, 4, 6, 8], 8: list(range(1, 9)), 2: [4, 8]}
+
+
+def test_runs_that_were_left_open_are_closed(project_here: Callable[..., Project]) -> None:
+    project = project_here(folds=2)
+    study = trials_in_this_process(project, num_trials=2)
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    parent, children = runs_of(project.folder)
+    below = [one for one in all_runs(project.folder) if one.data.tags.get("fold") == "1"]
+    for one in (children[0][0], *below):  # as where MLflow was out of reach
+        client.update_run(one.info.run_id, "RUNNING")
+    close_study_run(study, parent.info.run_id, parent.info.experiment_id, "FINISHED", project.folder / "lock")
+    assert {one.info.status for one in all_runs(project.folder)} == {"FINISHED"}
+
+
+def test_data_that_have_changed_are_told_of(searched: tuple[Path, str], tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(searched[0], root)
+    test = [one.z for one, _ in read_catalog(root / "outputs" / "catalog.json").planes("test")]
+    fill_with_noise(root / "data" / "rock", test)
+    search(root, "--trials", "8", "--resume")  # they are not read
+    training = [one.z for one, _ in read_catalog(root / "outputs" / "catalog.json").planes("training")]
+    fill_with_noise(root / "data" / "rock", training)
+    said = search(root, "--trials", "8", "--resume", ok=False)
+    assert "has changed since the catalogue was made. `dvc repro`" in said
+
+
+def test_the_best_are_not_written_beside_other_params(searched: tuple[Path, str], tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(searched[0], root)
+    going = Background(root, "--trials", "9", "--resume", "--apply")
+    wait_for(lambda: len(trials_of(root)) == 9)
+    write_values(root / "params.yaml", {"train.epochs": 5})
+    before = (root / "params.yaml").read_text()
+    assert going.wait() == 1
+    assert "params.yaml: train.epochs was changed to 5 while the search went on; expected 3, with which" in going.said
+    assert (root / "params.yaml").read_text() == before
+
+
+def test_one_more_than_was_asked_for_is_kept_for_later(project_here: Callable[..., Project]) -> None:
+    space = {"augment.preset": {"choices": ["light", "none"]}, "train.loss": SPACE["train.loss"]}
+    project = project_here(space=space, sampler={"name": "brute_force"})
+    study = trials_in_this_process(project, num_trials=2, num_asked=3)
+    states = [one.state for one in study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING]
+    assert standing_of(study.trials).num_finished == 2
+    study = trials_in_this_process(project, num_trials=4, num_asked=2, resume=True)
+    complete = [one.params for one in study.trials if one.state == TrialState.COMPLETE]
+    assert len({str(sorted(one.items())) for one in complete}) == len(complete) == 4
+
+
+def test_nothing_of_a_study_that_is_gone_is_gone_on_with(
+    project_here: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = project_here()
+    left = project.folder / "left"
+    with monkeypatch.context() as watched:
+        # a process that is killed leaves what it has saved
+        save = Checkpoints.save_last_meanwhile
+
+        def keep(self: Checkpoints, state: dict[str, Any]) -> None:
+            save(self, state)
+            self.finish()
+            shutil.copytree(project.folder / "checkpoints", left, dirs_exist_ok=True)
+
+        watched.setattr(Checkpoints, "save_last_meanwhile", keep)
+        trials_in_this_process(project, num_trials=1)
+    assert list(left.rglob("*.pt"))
+    for file in project.folder.glob("optuna.db*"):
+        file.unlink()
+    shutil.copytree(left, project.folder / "checkpoints", dirs_exist_ok=True)
+    study = trials_in_this_process(project, num_trials=1)
+    parents = {one.info.run_id for one in all_runs(project.folder) if "optuna.study_id" in one.data.tags}
+    assert len(parents) == 2
+    (run,) = [one for one in all_runs(project.folder) if one.info.run_id == study.trials[0].user_attrs["run_id"]]
+    assert "resumed_at_epoch" not in run.data.tags
+    assert len([one for one in all_runs(project.folder) if one.data.tags.get("trial") == "0"]) == 2
+
+
+def test_a_bundle_that_may_come_back_to_the_front_is_kept(tmp_path: Path) -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+
+    def folders(values: tuple[float, float], num_kept: int | None) -> list[str]:
+        study.add_trial(optuna.trial.create_trial(values=values))
+        (tmp_path / f"trial-{len(study.trials) - 1:04d}").mkdir()
+        tidy_bundles(study, tmp_path, num_kept)
+        return sorted(one.name[-1] for one in tmp_path.iterdir())
+
+    assert folders((0.9, 10), None) == ["0"]
+    assert folders((0.8, 5), None) == ["0", "1"]
+    assert folders((0.7, 2), None) == ["0", "1", "2"]
+    assert folders((0.95, 4), None) == ["2", "3"]  # it dominates two
+    assert folders((0.6, 1), 2) == ["2", "3"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_studys_run_is_closed_whatever_comes_in_between(
+    project_here: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    project = project_here()
+    study = trials_in_this_process(project, num_trials=1)
+    (parent, _) = runs_of(project.folder)
+
+    def interrupted(*_: Any) -> list[Path]:
+        raise error
+
+    monkeypatch.setattr("stackseg.studies.runs.draw_study", interrupted)
+    with pytest.raises(error):
+        close_study_run(study, parent.info.run_id, parent.info.experiment_id, "KILLED", project.folder / "lock")
+    assert runs_of(project.folder)[0].info.status == "KILLED"
 
 
 def test_a_dead_workers_trial_begins_anew(project_here: Callable[..., Project]) -> None:
@@ -637,12 +777,41 @@ def test_a_full_disk_ends_the_search_and_hands_the_trial_back(
     assert standing_of([failed, queued]).num_finished == 0
 
 
+def test_a_storage_that_fails_in_mid_trial_is_told_in_one_line(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "project", LONG)
+    going = Background(root, "--trials", "2")
+    wait_for(lambda: training_trials(root))
+    with closing(sqlite3.connect(root / "optuna.db", timeout=30)) as connection:
+        connection.execute("DROP TABLE trial_heartbeats")
+    assert going.wait() == 1
+    assert "Traceback" not in going.said
+    assert going.said.splitlines()[-1].startswith("error: sqlite:///")
+    assert "the study storage failed: no such table: trial_heartbeats" in going.said
+
+
 def test_each_worker_takes_a_gpu_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [device_of("auto", place) for place in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert [device_of("cuda:1", place) for place in range(2)] == ["cuda:1", "cuda:1"]
     assert device_of("cpu", 1) == "cpu"
+
+
+def test_a_worker_takes_its_share_of_the_threads_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert [share_of_threads(num_workers) for num_workers in (1, 2, 3, 16)] == [8, 4, 2, 1]
+
+
+def test_what_is_applied_trains_the_very_model_of_the_trial(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "project", {"train.patches_per_epoch": 16})
+    # as a user may have it, on a machine of more cores
+    one_thread = environment(OMP_NUM_THREADS="1")
+    run(root, one_thread, "stackseg", "search", "--trials", "2", "--top", "1", "--apply")
+    (found,) = (root / "outputs" / "search" / "search").glob("trial-*/model")
+    run(root, one_thread, "stackseg", "train")
+    trained, searched = read_spec(root / "outputs" / "model"), read_spec(found)
+    assert trained.validation == searched.validation
+    assert trained.digest == searched.digest
 
 
 @pytest.fixture(scope="module")
@@ -677,9 +846,11 @@ def check_one_study_of_two_checkouts(folder: Path, url: str, database: str) -> N
     assert [one.wait() for one in going] == [0, 0], [one.said for one in going]
     trials = trials_of(roots[0], database)
     done = [one for one in trials if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    surplus = [one for one in trials if "surplus" in one.user_attrs]
     assert len(done) == 6
-    assert len(trials) == 6 + len(surplus)
+    # one that began in the same moment as the last one waits for the next time
+    surplus = [one.user_attrs["again"] for one in trials if one.state == TrialState.WAITING]
+    assert sorted(surplus) == [one.number for one in trials if one.state == TrialState.FAIL]
+    assert len(trials) == 6 + 2 * len(surplus)
     assert len({one.params["train.lr"] for one in done}) == 6
     # each store has the runs of the trials that were made there, and no trial was made twice
     made = [set(runs_of(root)[1]) for root in roots]

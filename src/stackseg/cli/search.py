@@ -7,7 +7,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
-from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,16 +62,21 @@ def search(
     command on another machine, with the same --storage, joins in. Ctrl-C ends it, --resume goes on.
     """
     from stackseg.lifecycle.address import shown_uri
-    from stackseg.studies.runs import close_study_run, study_run
+    from stackseg.lifecycle.faults import store_lock
+    from stackseg.lifecycle.lineage import require_dependency
+    from stackseg.studies.results import take_folder
+    from stackseg.studies.runs import study_run
     from stackseg.studies.space_reading import check_buildable, read_space
     from stackseg.studies.storage import storage_errors
     from stackseg.studies.strategies import first_seed, most_trials, rehearse
     from stackseg.studies.study import open_study
-    from stackseg.studies.workers import Order, run_workers
+    from stackseg.studies.workers import Order, interruptible
 
     params = load_params()
-    described, machine, picked = _readable(params, catalog, data, device, register_best)
     space = read_space(params)
+    for file in space.augment_files():
+        require_dependency(Path("dvc.yaml"), "train", file)
+    described, machine, picked = _readable(params, catalog, data, device, register_best)
     rehearse(space)
     if (most := most_trials(space)) is not None and trials > most:
         say(f"{params.search.sampler.name} has {most} trials in this space")
@@ -88,8 +92,8 @@ def search(
         found, created = open_study(opened, name, space, described, resume=resume)
     parent = study_run(found, experiment_id, move_lock(root))
     folder = OUTPUTS / "search" / name
-    if created:  # what lies there is of another study of that name
-        rmtree(folder, ignore_errors=True)
+    with store_lock(move_lock(root)):
+        take_folder(folder, checkpoints, found)
     order = Order(
         params=params,
         catalog=described,
@@ -109,26 +113,35 @@ def search(
         deadline=None if timeout is None else time.time() + timeout,
     )
     command = same_search(order, storage, catalog)
+    with interruptible():
+        _make_trials(order, found, experiment_id, command)
+    _finish(found, space, order, command, apply=apply, register_best=register_best)
+
+
+def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -> None:
+    """Make the trials, and close the study's run however that ends."""
+    from stackseg.studies.runs import close_study_run
+    from stackseg.studies.workers import run_workers
+
     try:
-        with ShownStudy(order, found) as shown:
-            run_workers(order, found, on_change=shown.update, on_interrupt=shown.interrupted)
+        with ShownStudy(order, study) as shown:
+            run_workers(order, study, on_change=shown.update, on_interrupt=shown.interrupted)
+        close_study_run(study, order.parent_run, experiment_id, "FINISHED", move_lock(order.root))
     except KeyboardInterrupt:
-        close_study_run(found, parent, experiment_id, "KILLED", move_lock(root))
+        close_study_run(study, order.parent_run, experiment_id, "KILLED", move_lock(order.root))
         say(f"interrupted; `{command} --resume` goes on")
         raise
     except Exception:
         # on a full disk this fails as well, and would hide why
         with suppress(Exception):
-            close_study_run(found, parent, experiment_id, "FAILED", move_lock(root))
+            close_study_run(study, order.parent_run, experiment_id, "FAILED", move_lock(order.root))
         raise
-    close_study_run(found, parent, experiment_id, "FINISHED", move_lock(root))
-    _finish(found, space, order, command, apply=apply, register_best=register_best)
 
 
 def _readable(params: Params, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any, Any]:
     from stackseg.errors import ParamsError
     from stackseg.imaging.catalog import fold_catalog, read_catalog, require_described_by
-    from stackseg.imaging.specimens import find_specimens
+    from stackseg.imaging.unchanged import require_same_planes
     from stackseg.learning.devices import pick_device
     from stackseg.learning.training import Machine
 
@@ -142,15 +155,16 @@ def _readable(params: Params, catalog: Path, data: Path, device: str, register_b
     picked = pick_device(device)
     described = read_catalog(catalog)
     require_described_by(described, params, catalog)
-    find_specimens(data)
+    with err().status("comparing the planes with the catalogue"):
+        require_same_planes(described, data, "training", "validation")
     if params.search.folds is not None:
         fold_catalog(described, data, fold=0, folds=params.search.folds)
     return described, Machine(device=device), picked
 
 
 def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -> tuple[str, Any]:
+    from stackseg.studies.stale import stale_callback
     from stackseg.studies.storage import has_heartbeat, open_storage, storage_url
-    from stackseg.studies.trials import stale_callback
 
     url = storage_url(root, given)
     opened = open_storage(
@@ -183,13 +197,11 @@ def same_search(order: Order, storage: str | None, catalog: Path) -> str:
 
 
 def _without_password(storage: str) -> str:
-    from stackseg.lifecycle.address import shown_uri
+    from stackseg.lifecycle.address import shown_uri, shown_user
 
-    shown = shown_uri(storage)
-    scheme, _, rest = storage.partition("://")
-    user = rest.rpartition("@")[0].partition(":")[0]
+    shown, user = shown_uri(storage), shown_user(storage)
     # of a database, the name before the @ is no secret, and another one may not be let in
-    return shown.replace("://", f"://{user}@", 1) if user and scheme.startswith("postgresql") else shown
+    return shown.replace("://", f"://{user}@", 1) if user and storage.startswith("postgresql") else shown
 
 
 def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bool, register_best: bool) -> None:
@@ -199,6 +211,8 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
     from stackseg.studies.results import write_best_params, write_queue
     from stackseg.studies.standing import standing_of
     from stackseg.studies.study import best_trials
+    from stackseg.studies.trial_runs import trial_folder
+    from stackseg.studies.trials import tidy_bundles
 
     trials = study.get_trials(deepcopy=False)
     standing = standing_of(trials)
@@ -215,6 +229,11 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
         return
     show_best(study, space, best)
     show_worth(study)
+    tidy_bundles(study, order.folder, order.num_kept)
+    for one in best[: order.num_kept]:
+        if not trial_folder(order.folder, one.number).is_dir():
+            host = one.user_attrs.get("host")
+            warn(f"the bundle of trial {one.number} is not here: it was made on {host}, or removed as not among --top")
     queue = order.folder / "queue.sh"
     write_queue(queue, study, best[: max(order.num_kept, NUM_SHOWN)], space)
     values = write_best_params(OUTPUTS / "best_params.yaml", study, best[0], space)
@@ -225,6 +244,7 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
     if register_best:
         _register(order, best[0], space)
     if apply:
+        _require_unedited(space, order)
         write_values(PARAMS_FILE, values)
         say(f"{PARAMS_FILE} has the params of trial {best[0].number}; commit it once `dvc repro` has shown them good")
         if any(space.present.search.space[key].when for key in values):
@@ -234,6 +254,22 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
         next_step(f"{command} --resume --apply, then dvc repro; or mlflow ui")
 
 
+def _require_unedited(space: Space, order: Order) -> None:
+    """Refuse to write the best params beside others than they were tried with."""
+    from stackseg.errors import ParamsError
+    from stackseg.studies.study import identity_of
+
+    now, tried = load_params().flat(), identity_of(space, order.catalog)["fixed"]
+    for key, value in tried.items():
+        if now.get(key, "not there") != value:
+            raise ParamsError(
+                f"{key} was changed to {now.get(key, 'nothing')} while the search went on",
+                expected=f"{value}, with which the trials were made",
+                where=str(PARAMS_FILE),
+                remedy=f"set it back and type the command with --resume; {OUTPUTS / 'best_params.yaml'} has the best",
+            )
+
+
 def _register(order: Order, best: FrozenTrial, space: Space) -> None:
     from stackseg.aside import write_text_aside
     from stackseg.cli.registry import register_outputs
@@ -241,7 +277,7 @@ def _register(order: Order, best: FrozenTrial, space: Space) -> None:
     from stackseg.errors import DataError
     from stackseg.lifecycle.runs import read_run
     from stackseg.studies.study import RUN_ID
-    from stackseg.studies.trials import trial_folder
+    from stackseg.studies.trial_runs import trial_folder
 
     folder = trial_folder(order.folder, best.number)
     run_file = folder / "run.json"

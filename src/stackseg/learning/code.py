@@ -24,6 +24,7 @@ NOT_TRAINING = frozenset(
         "imaging/scores.py",
         "imaging/synthetic.py",
         "imaging/synthetic_rock.py",
+        "imaging/unchanged.py",
         "learning/drift.py",
         "learning/evaluation.py",
         "learning/plane_counts.py",

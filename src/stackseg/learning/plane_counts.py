@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from stackseg.errors import DataError, ParamsError
 from stackseg.imaging.boundaries import BoundaryCounts, boundary_counts
-from stackseg.imaging.catalog import Catalog, PlaneRecord, pixel_digest
+from stackseg.imaging.catalog import Catalog, PlaneRecord
 from stackseg.imaging.counts import confusion_counts
 from stackseg.imaging.intervals import tile_counts
 from stackseg.imaging.neurons import NeuronScore, neuron_score
-from stackseg.imaging.specimens import Specimen, find_specimens
 from stackseg.imaging.splits import Part, PlaneRef
+from stackseg.imaging.unchanged import by_specimen, require_same_plane
 from stackseg.learning.bundle import Bundle
 from stackseg.learning.segmentation import segment
 from stackseg.params.evaluate import EvaluateParams
@@ -76,11 +76,11 @@ def count_planes(
     records = {ref: record for ref, record in catalog.planes(part) if only is None or ref in only}
     num_classes = len(catalog.classes)
     found: list[PlaneCounts] = []
-    for specimen, refs in _by_specimen(list(records), data):
+    for specimen, refs in by_specimen(list(records), data):
         for plane in segment(specimen, bundle, planes=[ref.z for ref in refs]):
             ref = PlaneRef(specimen.name, plane.z)
             truth_yx = specimen.labels(plane.z, catalog.table)
-            _check_unchanged(ref, specimen.plane(plane.z), truth_yx, records[ref])
+            require_same_plane(ref, specimen.plane(plane.z), truth_yx, records[ref])
             found.append(
                 PlaneCounts(
                     ref,
@@ -93,28 +93,6 @@ def count_planes(
             )
             progress(len(found), len(records))
     return found
-
-
-def _by_specimen(chosen: Sequence[PlaneRef], data: Path) -> list[tuple[Specimen, list[PlaneRef]]]:
-    opened = {one.name: one for one in find_specimens(data)}
-    names = dict.fromkeys(ref.specimen for ref in chosen)
-    missing = [name for name in names if name not in opened]
-    if missing:
-        raise DataError(
-            f"no specimen {missing[0]}", where=str(data), remedy="`dvc repro catalog` brings the catalogue up to date"
-        )
-    return [(opened[name], [ref for ref in chosen if ref.specimen == name]) for name in names]
-
-
-def _check_unchanged(
-    ref: PlaneRef, image_yxc: npt.NDArray[np.generic], truth_yx: npt.NDArray[np.uint8], record: PlaneRecord
-) -> None:
-    pairs = (("image", image_yxc, record.image_sha256), ("mask", truth_yx, record.mask_sha256))
-    changed = [name for name, pixels, digest in pairs if pixel_digest(pixels) != digest]
-    if changed:
-        raise DataError(
-            f"the {changed[0]} has changed since the catalogue was made", where=str(ref), remedy="`dvc repro`"
-        )
 
 
 def _check_classes(bundle: Bundle, catalog: Catalog) -> None:

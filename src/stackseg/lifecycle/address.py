@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -96,9 +97,20 @@ def own_database(root: Path) -> Path | None:
 
 def shown_uri(uri: str) -> str:
     """Return an address fit for a message: without user name, password and query."""
-    address = uri.partition("?")[0]
-    scheme, separator, rest = address.partition("://") if "://" in address else ("", "", address)
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    scheme, separator, rest = uri.partition("://") if "://" in uri else ("", "", uri)
+    behind = rest[len(_who(rest)) :].partition("?")[0]
+    return f"{scheme}{separator}{behind.rpartition('@')[2]}"
+
+
+def shown_user(uri: str) -> str:
+    """Return the user name of an address, which is no secret; empty without one."""
+    return _who(uri.partition("://")[2]).rstrip("@").partition(":")[0]
+
+
+def _who(rest: str) -> str:
+    """Return user name and password with their @; a password may have a question mark in it."""
+    found = re.match(r"[^:/@?]*(:[^@]*)?@", rest)
+    return found.group() if found else ""
 
 
 def _is_sqlite(scheme: str) -> bool:

@@ -138,7 +138,11 @@ def write_tree(path: Path, tree: Any) -> None:
     yaml.width = 120
     text = StringIO()
     yaml.dump(tree, text)
+    path = path.resolve()  # a link stays one
+    mode = path.stat().st_mode if path.exists() else None
     write_text_aside(path, text.getvalue())
+    if mode is not None:
+        path.chmod(mode)
 
 
 def write_values(path: Path, values: Mapping[str, Any]) -> None:

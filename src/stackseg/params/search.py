@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -26,7 +26,7 @@ class SpaceEntry(Section):
     """Draw the logarithm evenly."""
     step: int | float | None = Field(None, gt=0)
     """Distance of neighbouring values of a range."""
-    when: dict[str, list[JsonValue]] = Field(default_factory=dict)
+    when: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(default_factory=dict)
     """Dotted key to values: the entry counts only while that key has one of them, else params.yaml's value holds."""
 
     @model_validator(mode="after")

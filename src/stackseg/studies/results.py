@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,17 @@ from ruamel.yaml import YAML
 
 from stackseg.aside import file_aside, write_text_aside
 from stackseg.studies.space import Space
-from stackseg.studies.study import objective_place
+from stackseg.studies.study import STUDY_ID, objective_place
+
+
+def take_folder(folder: Path, checkpoints: Path, study: Study) -> None:
+    """Empty the folders of bundles and checkpoints if what lies there is of another study of that name."""
+    mark = folder / "study.txt"
+    if mark.is_file() and mark.read_text(encoding="utf-8") == study.user_attrs[STUDY_ID]:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    write_text_aside(mark, study.user_attrs[STUDY_ID])
 
 
 def write_best_params(path: Path, study: Study, best: FrozenTrial, space: Space) -> dict[str, Any]:

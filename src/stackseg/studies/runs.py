@@ -22,14 +22,18 @@ from optuna.visualization import matplotlib as plots
 
 from stackseg.lifecycle.faults import store_lock
 from stackseg.lifecycle.runs import find_run, log_metrics
-from stackseg.studies.standing import standing_of
+from stackseg.studies.standing import FAILURE, standing_of
 from stackseg.studies.study import IDENTITY, RUN_ID, STUDY_ID, best_trials, objective_place
+from stackseg.studies.trial_runs import close_trial_run
 
 STUDY_TAG, BEST_TAG = "optuna.study_id", "best_of_study"
 
 
 def study_run(study: Study, experiment_id: str, lock_file: Path) -> str:
-    """Return the id of the study's run in this store, opening it if there is none or it had ended."""
+    """Return the id of the study's run in this store, opening it if there is none or it had ended.
+
+    Runs below it that trials have left open are closed.
+    """
     client = MlflowClient()
     study_id = study.user_attrs[STUDY_ID]
     with store_lock(lock_file):
@@ -44,6 +48,7 @@ def study_run(study: Study, experiment_id: str, lock_file: Path) -> str:
         if not client.search_runs([experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{one}'", max_results=1):
             client.delete_run(one)
     client.update_run(run_id, "RUNNING")
+    close_left_runs(study, run_id, experiment_id)
     identity = study.user_attrs[IDENTITY]
     client.log_dict(run_id, identity, "study.json")
     if "search.space" not in client.get_run(run_id).data.params:
@@ -53,6 +58,28 @@ def study_run(study: Study, experiment_id: str, lock_file: Path) -> str:
     return run_id
 
 
+def close_left_runs(study: Study, run_id: str, experiment_id: str) -> None:
+    """Close the runs of trials that have ended without closing them.
+
+    MLflow may have been out of reach then, or the trial was taken up by a machine that records its runs elsewhere.
+    """
+    client = MlflowClient()
+    trials = study.get_trials(deepcopy=False)
+    for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
+        number, above = run.data.tags.get("trial"), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+        if number is None or above is None:
+            continue
+        # a fold's run is below that of its trial
+        if run_id not in (above, client.get_run(above).data.tags.get(MLFLOW_PARENT_RUN_ID)):
+            continue
+        trial = trials[int(number)]
+        if trial.state.is_finished():
+            state = "failed" if FAILURE in trial.user_attrs else "interrupted"
+            if trial.state != TrialState.FAIL:
+                state = trial.state.name.lower()
+            close_trial_run(run.info.run_id, state, "its run had been left open")
+
+
 def close_study_run(study: Study, run_id: str, experiment_id: str, status: str, lock_file: Path) -> None:
     """Tag the best trial, log what the study came to and its pictures, and end the run with a status of MLflow's."""
     with store_lock(lock_file):  # the same command elsewhere ends at the same moment
@@ -60,6 +87,15 @@ def close_study_run(study: Study, run_id: str, experiment_id: str, status: str, 
 
 
 def _close(study: Study, run_id: str, experiment_id: str, status: str) -> None:
+    client = MlflowClient()
+    try:
+        close_left_runs(study, run_id, experiment_id)
+        _log_outcome(study, run_id, experiment_id)
+    finally:
+        client.set_terminated(run_id, status)
+
+
+def _log_outcome(study: Study, run_id: str, experiment_id: str) -> None:
     client = MlflowClient()
     trials = study.get_trials(deepcopy=False)
     standing = standing_of(trials)
@@ -87,7 +123,6 @@ def _close(study: Study, run_id: str, experiment_id: str, status: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for picture in draw_study(study, Path(folder)):
             client.log_artifact(run_id, str(picture), "pictures")
-    client.set_terminated(run_id, status)
 
 
 def importances(study: Study) -> dict[str, float]:

@@ -16,6 +16,8 @@ from stackseg.errors import ParamsError
 from stackseg.params import Params
 
 WHERE = "search.space"
+# of a space that is tried whole
+MOST_POINTS = 100_000
 NETWORK_KEYS = ("model.architecture", "model.encoder", "model.encoder_weights")
 
 
@@ -100,15 +102,42 @@ class Space:
                 chosen[one.key] = self.present.value(one.key)
         return {one.key: one.suggested_for(chosen[one.key]) for one in self.dimensions if one.key in chosen}
 
+    def augment_files(self) -> list[str]:
+        """Return the pipelines of augmentation that a trial may read."""
+        files = [
+            value for one in self.dimensions if one.key == "augment.file" for value in (one.meaning or {}).values()
+        ]
+        return [one for one in dict.fromkeys([self.present.augment.file, *files]) if one is not None]
+
     def grid(self) -> dict[str, list[Any]]:
         """Return every value of every dimension, for samplers that try all.
 
         Raises
         ------
         ParamsError
-            A range has no step.
+            A range has no step, or there are too many points.
         """
+        num_points = 1
+        for one in self.dimensions:
+            num_points *= _num_values(one)
+            if num_points > MOST_POINTS:
+                raise ParamsError(
+                    f"more than {MOST_POINTS} points",
+                    expected="a space that can be tried whole",
+                    where=WHERE,
+                    remedy="take keys or values out, or choose another search.sampler.name",
+                )
         return {one.key: list(_all_values(one)) for one in self.dimensions}
+
+    def most_epochs(self) -> int:
+        """Return the epochs of the longest training that a trial may be."""
+        values = [self.present.train.epochs]  # outside of the space, or while a condition of it does not hold
+        for one in self.dimensions:
+            if one.key == "train.epochs":
+                values.extend((one.meaning or {}).values())
+                if isinstance(one.distribution, IntDistribution):
+                    values.append(one.distribution.high)
+        return max(values)
 
     def describe(self) -> dict[str, Any]:
         """Return the space as plain JSON, by which a stored study is known again."""
@@ -140,8 +169,9 @@ class Space:
         Raises
         ------
         ParamsError
-            A range has no step.
+            A range has no step, or there are too many points.
         """
+        self.grid()
         return sum(1 for _ in self._points(self.dimensions))
 
     def _points(self, dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
@@ -159,6 +189,16 @@ class Space:
                 yield from below(depth + 1, {**chosen, one.key: one.value_of(value)})
 
         yield from below(0, {})
+
+
+def _num_values(one: Dimension) -> int:
+    """Return how many values a dimension has; of a range without a step, which is refused later, one."""
+    distribution = one.distribution
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if isinstance(distribution, IntDistribution | FloatDistribution) and distribution.step is not None:
+        return round((distribution.high - distribution.low) / distribution.step) + 1
+    return 1
 
 
 def _all_values(one: Dimension) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pydantic import BaseModel
 
 from stackseg.errors import ParamsError
+from stackseg.learning.augmentation import build_augmentation, check_augmentation
 from stackseg.learning.devices import resolve_precision
 from stackseg.learning.learner import training_loss
 from stackseg.learning.network import NetworkSpec, build_network
@@ -46,6 +47,14 @@ def read_space(params: Params) -> Space:
         _check_key(key, params)
         for other in entry.when:
             params.value(other)
+            for varied in entries:
+                if other.startswith(f"{varied}.") or varied.startswith(f"{other}."):
+                    raise ParamsError(
+                        f"the condition asks for {other}, and {varied} varies",
+                        expected="a condition on a key as it varies, or on one that does not",
+                        where=f"{WHERE}.{key}.when",
+                        remedy=f"ask for values of {varied}, or take it out of the space",
+                    )
         for other in entries:
             if key.startswith(f"{other}."):
                 raise ParamsError(
@@ -61,7 +70,7 @@ def read_space(params: Params) -> Space:
 
 
 def check_buildable(space: Space, in_channels: int, class_pixels: Sequence[int], device: torch.device) -> None:
-    """Build every combination of architecture and encoder once, with its weights, every loss and every precision.
+    """Build every combination of architecture and encoder once, with its weights, losses, precisions and pipelines.
 
     Weights that come from a hub are then there before workers ask for them at the same moment.
 
@@ -91,6 +100,9 @@ def check_buildable(space: Space, in_channels: int, class_pixels: Sequence[int],
             decoder_dropout=model.decoder_dropout,
         )
         build_network(spec, encoder_weights=model.encoder_weights)
+    size = space.present.train.patch_size
+    for file in space.augment_files():
+        check_augmentation(build_augmentation("file", file=file), (size, size, in_channels))
     for one in space.dimensions:
         if one.key.startswith(("train.loss", "train.class_weights")):
             for value in _some_values(one):

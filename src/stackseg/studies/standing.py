@@ -9,8 +9,8 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-# attributes of a trial: why it failed, that there was one too many, or which one it makes once more
-FAILURE, SURPLUS, AGAIN = "failure", "surplus", "again"
+# attributes of a trial: why it failed, or which one it makes once more
+FAILURE, AGAIN = "failure", "again"
 # and what the one before met that may, or may not, have been its own fault
 MET = "met"
 
@@ -55,9 +55,10 @@ def hand_back_lost(study: Study) -> None:
     trials = study.get_trials(deepcopy=False)
     again = taken_up(trials)
     for one in trials:
-        given_up = {FAILURE, SURPLUS} & set(one.user_attrs) or "retry_history" in one.system_attrs
+        given_up = FAILURE in one.user_attrs or "retry_history" in one.system_attrs
         if one.state == TrialState.FAIL and one.number not in again and not given_up:
-            hand_back(study, one.number, one.params)
+            # it may have been queued, and have ended before it chose anything
+            hand_back(study, one.number, one.params or one.system_attrs.get("fixed_params", {}))
 
 
 def taken_up(trials: Sequence[FrozenTrial]) -> set[int]:

@@ -78,9 +78,9 @@ def storage_url(root: Path, given: str | None) -> str:
     if not rest.startswith("//"):
         raise _no_address(given, "no address")
     try:
-        urlsplit(given).port  # noqa: B018  # it is read to be checked
-    except ValueError:
-        raise _no_address(given, "an address whose port is no number") from None
+        sqlalchemy.make_url(given)
+    except (ValueError, sqlalchemy.exc.ArgumentError):  # it says the password
+        raise _no_address(given, "no address") from None
     if scheme == "postgresql":  # SQLAlchemy would take it for another driver's
         return f"postgresql+psycopg:{rest}"
     return given
@@ -118,8 +118,9 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
     with storage_errors(shown_uri(url)), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeat and proxy
         if url.startswith("grpc://"):
-            host, _, port = url.removeprefix("grpc://").rstrip("/").partition(":")
-            proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
+            address = urlsplit(url)
+            host = address.hostname or ""
+            proxy = GrpcStorageProxy(host=f"[{host}]" if ":" in host else host, port=address.port or 13000)
             try:
                 proxy.wait_server_ready(timeout=PROXY_TIMEOUT_S)
             except ConnectionError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -31,11 +31,23 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
-from optuna.study import StudyDirection
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from stackseg.errors import ParamsError
 from stackseg.params import Params
 from stackseg.studies.space import Space
+
+
+class Grid(GridSampler):
+    """Optuna's, without its own way to end a study.
+
+    That asks for the place on the grid of every trial, which queued ones do not have; here `most_trials` ends it.
+    """
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Do nothing."""
+
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": TPESampler,
@@ -45,7 +57,7 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "nsgaiii": NSGAIIISampler,
     "random": RandomSampler,
     "qmc": QMCSampler,
-    "grid": GridSampler,
+    "grid": Grid,
     "brute_force": BruteForceSampler,
 }
 PRUNERS: dict[str, Callable[..., BasePruner]] = {
@@ -71,6 +83,8 @@ _NUM_REHEARSED = 12
 def build_sampler(space: Space, seed: int) -> BaseSampler:
     """Return the sampler of `search.sampler`, with a seed of its own; see `first_seed`.
 
+    Samplers that go through points in an order drawn by the seed have the same order, and so the same seed, everywhere.
+
     Raises
     ------
     ParamsError
@@ -78,6 +92,11 @@ def build_sampler(space: Space, seed: int) -> BaseSampler:
     """
     chosen = space.present.search.sampler
     arguments: dict[str, Any] = {**chosen.arguments, "seed": seed % 2**32}
+    if chosen.name in ("grid", "qmc"):
+        arguments["seed"] = first_seed(space.present) % 2**32
+    if chosen.name == "qmc":
+        # what is not of the sequence, as choices, is not to be drawn alike by all workers
+        arguments.setdefault("independent_sampler", RandomSampler(seed=seed % 2**32))
     if chosen.name == "grid":
         if "search_space" in arguments:
             raise ParamsError(
@@ -115,23 +134,24 @@ def most_trials(space: Space) -> int | None:
     return math.prod(len(values) for values in space.grid().values()) + 1 if name == "grid" else None
 
 
-def build_pruner(params: Params) -> BasePruner:
-    """Return the pruner of `search.pruner`; its steps are epochs.
+def build_pruner(space: Space) -> BasePruner:
+    """Return the pruner of `search.pruner`; its steps are epochs of the longest training of the space.
 
     Raises
     ------
     ParamsError
         Its arguments are not Optuna's.
     """
-    chosen, train = params.search.pruner, params.train
+    chosen, validate_every = space.present.search.pruner, space.present.train.validate_every
+    num_epochs = space.most_epochs()
     defaults: dict[str, Any] = {}
     if chosen.name == "successive_halving":
         # Optuna would guess it from the first trial that ends, and prune nothing until then. One look, rounded up so
         # that no second one comes shortly before the end: earlier, scores are not yet in the order of the end, and
         # after more looks too few trials of a short study are left to compare with (benchmarks/search.py)
-        defaults = {"min_resource": max(train.validate_every, math.ceil(train.epochs / KEPT)), "reduction_factor": KEPT}
+        defaults = {"min_resource": max(validate_every, math.ceil(num_epochs / KEPT)), "reduction_factor": KEPT}
     if chosen.name == "hyperband":
-        defaults = {"min_resource": train.validate_every, "max_resource": train.epochs}
+        defaults = {"min_resource": validate_every, "max_resource": num_epochs}
     return _made(PRUNERS[chosen.name], defaults | dict(chosen.arguments), "search.pruner.arguments")
 
 
@@ -145,7 +165,7 @@ def rehearse(space: Space) -> None:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # it would tell of a study in memory
     params = space.present
-    sampler, pruner = build_sampler(space, first_seed(params)), build_pruner(params)
+    sampler, pruner = build_sampler(space, first_seed(params)), build_pruner(space)
     if params.search.sampler.name in ("grid", "brute_force"):  # these end with their space
         sampler = RandomSampler(seed=0)
     directions = [DIRECTIONS[one] for one in params.search.objectives]
@@ -160,7 +180,7 @@ def rehearse(space: Space) -> None:
                 space.suggest(trial)
             if len(directions) == 1:
                 with _optuna_errors("search.pruner.arguments"):
-                    for epoch in range(params.train.epochs):
+                    for epoch in range(space.most_epochs()):
                         trial.report(draw.random(), epoch + 1)
                         trial.should_prune()
             with _optuna_errors("search.sampler.arguments"):

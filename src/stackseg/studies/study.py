@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from stackseg.errors import StoreError
 from stackseg.imaging.catalog import Catalog
+from stackseg.learning.augmentation import load_pipeline
 from stackseg.learning.bundling import trained_with
 from stackseg.learning.code import code_digest
-from stackseg.params import Params
 from stackseg.studies.space import Space
 from stackseg.studies.standing import hand_back_lost, standing_of
 from stackseg.studies.strategies import DIRECTIONS, build_pruner
@@ -53,7 +53,7 @@ def open_study(storage: BaseStorage, name: str, space: Space, catalog: Catalog, 
     """
     params = space.present
     identity = identity_of(space, catalog)
-    pruner = build_pruner(params)
+    pruner = build_pruner(space)
     exists = name in optuna.get_all_study_names(storage)
     if resume and not exists:
         raise StoreError(
@@ -92,9 +92,9 @@ def open_study(storage: BaseStorage, name: str, space: Space, catalog: Catalog, 
     return study, False
 
 
-def load_study(storage: BaseStorage, name: str, params: Params, sampler: BaseSampler) -> Study:
+def load_study(storage: BaseStorage, name: str, space: Space, sampler: BaseSampler) -> Study:
     """Return a study that is known to be there, for a worker."""
-    return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=build_pruner(params))
+    return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=build_pruner(space))
 
 
 def identity_of(space: Space, catalog: Catalog) -> dict[str, Any]:
@@ -114,6 +114,8 @@ def identity_of(space: Space, catalog: Catalog) -> dict[str, Any]:
         "folds": params.search.folds,
         "fixed": fixed,
         "catalog": catalog.digest(),
+        # params have their names only
+        "pipelines": {file: load_pipeline(file) for file in space.augment_files()},
         "code": code_digest(),
     }
 
@@ -154,16 +156,19 @@ def _wait_until_created(study: Study) -> None:
 def _require_same(study: Study, identity: Mapping[str, Any]) -> None:
     stored = study.user_attrs.get(IDENTITY, {})
     names = {"catalog": "the catalogue (data, split or intensity)", "code": "the code of stackseg"}
-    for part in ("space", "objectives", "folds", "fixed", "catalog", "code"):
+    names["pipelines"] = "the pipeline of augment.file"
+    for part in ("space", "objectives", "folds", "fixed", "catalog", "pipelines", "code"):
         found, expected = identity[part], stored.get(part)
         if found == expected:
             continue
         what = names.get(part, f"search.{part}")
         if part in ("space", "fixed"):
             old = expected or {}
-            key = next(key for key in sorted({*found, *old}) if found.get(key) != old.get(key))
+            # a key may be new, or gone, and null where it is there
+            pairs = {key: (found.get(key, "not there"), old.get(key, "not there")) for key in sorted({*found, *old})}
+            key = next(key for key, (now, then) in pairs.items() if now != then)
             what = f"search.space.{key}" if part == "space" else key
-            found, expected = found.get(key), old.get(key)
+            found, expected = pairs[key]
         shown = "" if part in names else f" is {found}"
         raise StoreError(
             f"{what}{shown or ' has changed'} since study '{study.study_name}' began",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -23,13 +25,14 @@ from optuna.trial import FrozenTrial, Trial
 from stackseg.environment import quieten_libraries
 from stackseg.errors import MachineError, StacksegError
 from stackseg.imaging.catalog import Catalog
-from stackseg.learning.devices import num_cores
 from stackseg.learning.training import Machine
 from stackseg.lifecycle.address import shown_uri
 from stackseg.lifecycle.faults import as_store_error
 from stackseg.lifecycle.store import prepare_store
 from stackseg.params import Params
+from stackseg.studies.following import TrialTaken
 from stackseg.studies.space_reading import read_space
+from stackseg.studies.stale import stale_callback
 from stackseg.studies.standing import standing_of
 from stackseg.studies.storage import (
     as_storage_error,
@@ -40,7 +43,7 @@ from stackseg.studies.storage import (
 )
 from stackseg.studies.strategies import build_sampler
 from stackseg.studies.study import fail_stale_trials, load_study
-from stackseg.studies.trials import Bench, TrialError, TrialTaken, make_trial, stale_callback, tidy_bundles
+from stackseg.studies.trials import Bench, TrialError, make_trial, tidy_bundles
 
 POLL_S = 1.0
 # a worker that is told to end has one step to finish and a run to close
@@ -105,6 +108,26 @@ class Interrupts:
         self.asked = True
 
 
+def ending_signals() -> list[int]:
+    """Return the signals by which a search is asked to end; nohup's wish to outlive its terminal is respected."""
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]  # the latter is sent before a machine is taken away
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    return numbers
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let every signal that asks a search to end interrupt it, so that its run is closed."""
+    former = {number: signal.signal(number, signal.default_int_handler) for number in ending_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
 def run_workers(
     order: Order,
     study: Study,
@@ -135,7 +158,7 @@ def run_workers(
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     workers: list[tuple[BaseProcess, Connection]] = []
-    interrupts = Interrupts(signal.SIGINT, signal.SIGTERM)  # the latter is sent before a machine is taken away
+    interrupts = Interrupts(*ending_signals())
     try:
         # a child that is about to start would end with a traceback
         noting = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -174,7 +197,8 @@ def _work(order: Order, place: int, parent_process: int, told: Connection, stop:
     os.setpgrp()  # an interrupt from the terminal is for the parent, which passes it on, once
     interrupts = Interrupts(signal.SIGINT, signal.SIGTERM, patience=_PATIENCE_S)
     quieten_libraries()
-    torch.set_num_threads(max(1, num_cores() // order.num_workers))
+    threading.excepthook = _pass_over_storage_errors
+    torch.set_num_threads(share_of_threads(order.num_workers))
     try:
         _make_trials(order, place, stop, lambda: interrupts.asked or os.getppid() != parent_process)
     except KeyboardInterrupt:
@@ -191,6 +215,15 @@ def _work(order: Order, place: int, parent_process: int, told: Connection, stop:
         told.send(as_storage_error(cause, shown_uri(order.url)))
 
 
+def _pass_over_storage_errors(error: threading.ExceptHookArgs) -> None:
+    """Keep the traceback of Optuna's heartbeat from the terminal.
+
+    The training meets what has befallen the storage at its next word, or finds its trial taken up by another.
+    """
+    if not isinstance(error.exc_value, Exception) or not is_storage_error(error.exc_value):
+        threading.__excepthook__(error)
+
+
 def _make_trials(order: Order, place: int, stop: Event, must_end: Callable[[], bool]) -> None:
     ready = prepare_store(order.root, experiment=order.params.project.experiment)
     space = read_space(order.params)
@@ -200,7 +233,7 @@ def _make_trials(order: Order, place: int, stop: Event, must_end: Callable[[], b
         heartbeat=order.params.search.heartbeat,
         on_stale=stale_callback(order.checkpoints),
     )
-    study = load_study(storage, order.study, order.params, build_sampler(space, order.seed + place))
+    study = load_study(storage, order.study, space, build_sampler(space, order.seed + place))
     bench = Bench(
         space=space,
         catalog=order.catalog,
@@ -225,7 +258,8 @@ def _make_trials(order: Order, place: int, stop: Event, must_end: Callable[[], b
             time.sleep(POLL_S)
             continue
         _make_one(study, bench)
-        tidy_bundles(study, order.folder, order.num_kept)
+        # one that has left the best may come back to a Pareto front, when another pushes out two
+        tidy_bundles(study, order.folder, order.num_kept if len(study.directions) == 1 else None)
 
 
 def _make_one(study: Study, bench: Bench) -> None:
@@ -243,6 +277,15 @@ def _make_one(study: Study, bench: Bench) -> None:
     except ValueError:  # Optuna cannot tell the end of a trial that others have ended
         if not taken:
             raise
+
+
+def share_of_threads(num_workers: int) -> int:
+    """Return the threads of one worker: its share of those that a training takes, all of them if it is alone.
+
+    The order of sums, and with it the last bits of a training, depend on the number of threads: a lone worker's trial
+    and the training for the record give the same model.
+    """
+    return max(1, torch.get_num_threads() // num_workers)
 
 
 def device_of(asked: str, place: int) -> str:
