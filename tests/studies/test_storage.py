@@ -25,7 +25,8 @@ from optuna.trial import TrialState
 from databases import free_port
 from stackseg.errors import StoreError
 from stackseg.studies import storage as storage_module
-from stackseg.studies.storage import has_heartbeat, open_storage, storage_errors, storage_url
+from stackseg.studies.faults import storage_errors
+from stackseg.studies.storage import has_heartbeat, open_storage, storage_url
 from stackseg.studies.study import fail_stale_trials
 
 needs_psycopg = pytest.mark.skipif(

@@ -48,7 +48,7 @@ from stackseg.studies.storage import open_storage, storage_url
 from stackseg.studies.strategies import build_pruner, build_sampler
 from stackseg.studies.study import load_study, open_study
 from stackseg.studies.trials import Bench, TrialError, make_trial, tidy_bundles
-from stackseg.studies.workers import Interrupts, device_of, share_of_threads
+from stackseg.studies.workers import device_of, share_of_threads
 from tiny_projects import SETTINGS, Project, make_tiny_project, tiny_stack, write_specimen
 
 pytestmark = [
@@ -699,20 +699,6 @@ def test_a_trial_that_was_trained_to_its_end_has_a_score(project_here: Callable[
     (complete,) = trials_in_this_process(project_here(pruner=always), num_trials=1).trials
     assert complete.state == TrialState.COMPLETE
     assert max(complete.intermediate_values) == 3
-
-
-def test_interrupts_are_noted_until_they_are_asked_for() -> None:
-    interrupts = Interrupts(signal.SIGINT, signal.SIGTERM, patience=1)
-    try:
-        interrupts.raise_asked()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(os.getpid(), number)
-        with pytest.raises(KeyboardInterrupt):
-            interrupts.raise_asked()
-        with pytest.raises(KeyboardInterrupt):
-            time.sleep(30)
-    finally:
-        interrupts.restore()
 
 
 def test_two_searches_end_their_common_study_at_the_same_moment(searched: tuple[Path, str], tmp_path: Path) -> None:

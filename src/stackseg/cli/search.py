@@ -64,13 +64,14 @@ def search(
     from stackseg.lifecycle.address import shown_uri
     from stackseg.lifecycle.faults import store_lock
     from stackseg.lifecycle.lineage import require_dependency
+    from stackseg.studies.faults import storage_errors
+    from stackseg.studies.interrupts import interruptible
     from stackseg.studies.results import take_folder
     from stackseg.studies.runs import study_run
     from stackseg.studies.space_reading import check_buildable, read_space
-    from stackseg.studies.storage import storage_errors
     from stackseg.studies.strategies import first_seed, most_trials, rehearse
     from stackseg.studies.study import open_study
-    from stackseg.studies.workers import Order, interruptible
+    from stackseg.studies.workers import Order
 
     params = load_params()
     space = read_space(params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -117,16 +118,7 @@ class Space:
         ParamsError
             A range has no step, or there are too many points.
         """
-        num_points = 1
-        for one in self.dimensions:
-            num_points *= _num_values(one)
-            if num_points > MOST_POINTS:
-                raise ParamsError(
-                    f"more than {MOST_POINTS} points",
-                    expected="a space that can be tried whole",
-                    where=WHERE,
-                    remedy="take keys or values out, or choose another search.sampler.name",
-                )
+        self._require_few_points()
         return {one.key: list(_all_values(one)) for one in self.dimensions}
 
     def most_epochs(self) -> int:
@@ -171,8 +163,17 @@ class Space:
         ParamsError
             A range has no step, or there are too many points.
         """
-        self.grid()
+        self._require_few_points()
         return sum(1 for _ in self._points(self.dimensions))
+
+    def _require_few_points(self) -> None:
+        if math.prod(_num_values(one) for one in self.dimensions) > MOST_POINTS:
+            raise ParamsError(
+                f"more than {MOST_POINTS} points",
+                expected="a space that can be tried whole",
+                where=WHERE,
+                remedy="take keys or values out, or choose another search.sampler.name",
+            )
 
     def _points(self, dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
         """Yield each combination of values once, as dotted key to value, of the dimensions that count."""

@@ -28,10 +28,10 @@ from stackseg.lifecycle.promotion import measure_speed
 from stackseg.lifecycle.runs import log_metrics
 from stackseg.lifecycle.training_runs import train_and_log
 from stackseg.params import Params
+from stackseg.studies.faults import is_storage_error
 from stackseg.studies.following import Follower, TrialTaken, is_taken
 from stackseg.studies.space import Space
 from stackseg.studies.standing import FAILURE, MET, hand_back, standing_of
-from stackseg.studies.storage import is_storage_error
 from stackseg.studies.study import FOLD_SCORES, RUN_ID, best_trials
 from stackseg.studies.trial_runs import end_trial_run, open_trial_run, trial_folder, trial_tags
 

@@ -7,14 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from types import FrameType
 
 import mlflow
 import torch
@@ -30,17 +28,13 @@ from stackseg.lifecycle.address import shown_uri
 from stackseg.lifecycle.faults import as_store_error
 from stackseg.lifecycle.store import prepare_store
 from stackseg.params import Params
+from stackseg.studies.faults import as_storage_error, is_storage_error, storage_errors
 from stackseg.studies.following import TrialTaken
+from stackseg.studies.interrupts import Interrupts, ending_signals
 from stackseg.studies.space_reading import read_space
 from stackseg.studies.stale import stale_callback
 from stackseg.studies.standing import standing_of
-from stackseg.studies.storage import (
-    as_storage_error,
-    has_heartbeat,
-    is_storage_error,
-    open_storage,
-    storage_errors,
-)
+from stackseg.studies.storage import has_heartbeat, open_storage
 from stackseg.studies.strategies import build_sampler
 from stackseg.studies.study import fail_stale_trials, load_study
 from stackseg.studies.trials import Bench, TrialError, make_trial, tidy_bundles
@@ -73,59 +67,6 @@ class Order:
     """Of the samplers: each worker adds its place."""
     deadline: float | None
     """Seconds since the epoch after which no trial begins."""
-
-
-class Interrupts:
-    """Signals noted until they are asked for: raised amid a library's callback, an interrupt may be swallowed there.
-
-    Parameters
-    ----------
-    *numbers
-        Signals to be noted instead of handled as before.
-    patience
-        Seconds after which the first of them is raised after all, wherever the process is; None for never.
-    """
-
-    def __init__(self, *numbers: int, patience: int | None = None) -> None:
-        self.asked = False
-        self._patience = patience
-        self._former = {number: signal.signal(number, self._note) for number in numbers}
-
-    def raise_asked(self) -> None:
-        """Raise KeyboardInterrupt if one of the signals has come."""
-        if self.asked:
-            raise KeyboardInterrupt
-
-    def restore(self) -> None:
-        """Handle the signals as before."""
-        for number, former in self._former.items():
-            signal.signal(number, former)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.asked and self._patience is not None:
-            signal.signal(signal.SIGALRM, signal.default_int_handler)
-            signal.alarm(self._patience)
-        self.asked = True
-
-
-def ending_signals() -> list[int]:
-    """Return the signals by which a search is asked to end; nohup's wish to outlive its terminal is respected."""
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]  # the latter is sent before a machine is taken away
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
-        numbers.append(hangup)
-    return numbers
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let every signal that asks a search to end interrupt it, so that its run is closed."""
-    former = {number: signal.signal(number, signal.default_int_handler) for number in ending_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def run_workers(

@@ -1,0 +1,71 @@
+"""What goes wrong with a study storage, as one line with a remedy."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import optuna
+import sqlalchemy
+
+from stackseg.errors import StacksegError, StoreError
+
+_REMEDIES = (
+    ("is full", "free some disk space, then go on with --resume"),
+    ("no space left", "free some disk space, then go on with --resume"),
+    ("disk i/o error", "check that the disk is neither full nor failing, then go on with --resume"),
+    ("not a database", "put a backup in its place, or move it aside: a new one is made by the next search"),
+    ("malformed", "put a backup in its place, or move it aside: a new one is made by the next search"),
+    ("no module named 'psycopg", 'type `pip install -e ".[postgresql]"` in the checkout of stackseg'),
+    ("no module named 'grpc", 'type `pip install -e ".[grpc]"` in the checkout of stackseg'),
+    ("no module named", "install the driver of that database, or name postgresql://… or sqlite:///…"),
+    ("failed to resolve", "correct the server's name in --storage"),
+    ("locked", "wait for the other processes that use it, then go on with --resume"),
+    ("readonly", "give yourself write permission there, or name another --storage"),
+    ("read-only", "give yourself write permission there, or name another --storage"),
+    ("unable to open", "check that the folder is there and yours to write, or name another --storage"),
+    ("can't load plugin", "correct --storage"),
+    ("no such file", "make the folder, or correct --storage"),
+    ("connection", "start the server, or correct --storage"),
+    ("could not", "start the server, or correct --storage"),
+    ("unavailable", "start the server, or correct --storage"),
+)
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn what Optuna, SQLAlchemy, their drivers and gRPC raise inside into a one-line StoreError."""
+    try:
+        yield
+    except StacksegError:
+        raise
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        raise as_storage_error(error, where) from error
+
+
+def is_storage_error(error: Exception) -> bool:
+    """Return whether an exception comes from a study storage."""
+    module = type(error).__module__
+    kinds = (
+        optuna.exceptions.StorageInternalError,
+        sqlalchemy.exc.SQLAlchemyError,
+        sqlite3.Error,
+        ImportError,
+        OSError,
+    )
+    return isinstance(error, kinds) or module.startswith(("grpc", "psycopg"))
+
+
+def as_storage_error(error: Exception, where: str) -> StoreError:
+    """Return an exception of a study storage as one line with a remedy."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, OSError) and cause.filename is not None:
+        where = str(cause.filename)
+    text = (str(cause).splitlines() or [type(cause).__name__])[0][:300]
+    remedy = next((remedy for sign, remedy in _REMEDIES if sign in str(error).lower() + text.lower()), "")
+    return StoreError(f"the study storage failed: {text}", where=where, remedy=remedy)
