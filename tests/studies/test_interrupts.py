@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,6 +26,15 @@ def test_interrupts_are_noted_until_they_are_asked_for() -> None:
         interrupts.restore()
 
 
+@pytest.fixture
+def in_a_terminal() -> Iterator[None]:
+    """Have the terminal's end not ignored, as it would be where the tests themselves run under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.usefixtures("in_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_of_them_interrupts_and_is_then_handled_as_before(number: int) -> None:
     before = signal.getsignal(number)
@@ -33,11 +43,9 @@ def test_each_of_them_interrupts_and_is_then_handled_as_before(number: int) -> N
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.usefixtures("in_a_terminal")
 def test_a_search_under_nohup_outlives_its_terminal() -> None:
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        assert signal.SIGHUP not in ending_signals()
-        with interruptible():
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, former)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert signal.SIGHUP not in ending_signals()
+    with interruptible():
+        signal.raise_signal(signal.SIGHUP)
