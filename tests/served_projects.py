@@ -54,7 +54,9 @@ def environment(**more: str) -> dict[str, str]:
 def fill_registry(root: Path, env: dict[str, str]) -> None:
     """Train two tiny models in a folder and register them: version 1 is champion, version 2 challenger."""
     for seed, name in ((1, "model"), (2, "model2")):
-        make_tiny_project(root, {"seed": seed, "model.context_slices": 1, "train.epochs": 2}).train(name)
+        make_tiny_project(root, {"seed": seed, "model.context_slices": 1, "split.gap": 1, "train.epochs": 2}).train(
+            name
+        )
     (root / "params.yaml").write_text("format: 1\n")
     (root / "dvc.yaml").write_text("stages: {}\n")
     subprocess.run([sys.executable, "-c", REGISTER], cwd=root, env=env, check=True)

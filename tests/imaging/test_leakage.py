@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from stackseg.imaging.leakage import Leakage, measure_leakage, reduce_plane
+from stackseg.errors import ParamsError
+from stackseg.imaging.channels import context_indices
+from stackseg.imaging.leakage import Leakage, measure_leakage, reduce_plane, require_test_apart
 from stackseg.imaging.splits import Part, PlaneRef, assign_parts
 from stackseg.params.split import SplitParams
 
@@ -135,6 +137,34 @@ class TestInvariance:
         assert (leakage.worst_plane, leakage.worst_nearest) == ("a/29", "a/2")
         assert leakage.worst_similarity is not None
         assert leakage.worst_similarity > 0.8
+
+
+class TestContext:
+    @given(
+        st.lists(st.sampled_from(["training", "validation", "test", "gap", "unused"]), min_size=1, max_size=12),
+        st.integers(0, 12),
+        st.integers(0, 5),
+    )
+    def test_no_neighbour_is_of_the_test_part(self, named: list[Part], rest: int, context_slices: int) -> None:
+        parts = {PlaneRef("a", z): part for z, part in enumerate(named)}
+        depth = len(named) + rest
+
+        def reaches(num: int) -> bool:
+            return any(
+                parts.get(PlaneRef("a", z)) == "test"
+                for ref, part in parts.items()
+                if part in ("training", "validation")
+                for z in context_indices(ref.z, depth, num)
+            )
+
+        if not reaches(context_slices):
+            require_test_apart(parts, {"a": depth}, context_slices)
+            return
+        with pytest.raises(ParamsError, match=r"model\.context_slices: with .* Set it to at most") as caught:
+            require_test_apart(parts, {"a": depth}, context_slices)
+        most = int(caught.value.remedy.split("at most ")[1].split(",")[0])
+        assert not reaches(most)
+        assert reaches(most + 1)
 
 
 class TestReduce:

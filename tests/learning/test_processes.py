@@ -92,7 +92,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
         (),
     ),
     "workers, average, context, rare validation planes": (
-        {"train.ema": 0.7, "model.context_slices": 1, "model.architecture": "Unet", "split.test": 0.6},
+        {
+            "train.ema": 0.7,
+            "model.context_slices": 1,
+            "split.gap": 1,
+            "model.architecture": "Unet",
+            "split.test": 0.5,
+        },
         {"shape_yx": (128, 128)},
         ("--workers", "1"),
     ),

@@ -294,9 +294,9 @@ def test_pixels_to_be_ignored_neither_train_nor_score(make_project: Any, tmp_pat
 
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grey": ({}, {}),
-    "context": ({"model.context_slices": 2}, {}),
+    "context": ({"model.context_slices": 2, "split.gap": 2}, {"num_planes": 14}),
     "rgb": ({}, {"channels": 3}),
-    "rgb with context": ({"model.context_slices": 1}, {"channels": 3}),
+    "rgb with context": ({"model.context_slices": 1, "split.gap": 1}, {"channels": 3}),
     "rgb as grey": ({"data.colour": "grey"}, {"channels": 3}),
     "specimen scope": ({"intensity.scope": "specimen"}, {}),
     "plane scope": ({"intensity.scope": "plane"}, {}),

@@ -249,6 +249,67 @@ class TestRefusals:
         conditional = {"choices": [False, True], "when": {"train.optimizer": ["adm"]}}
         assert "train.optimizer is 'adm'" in message({"train.compile": conditional})
 
+    @pytest.mark.parametrize(
+        ("entries", "settings"),
+        [
+            (
+                {
+                    "inference.tile": [512, 1024],
+                    "inference.overlap": {"choices": [64, 400], "when": {"inference.tile": [1024]}},
+                },
+                {},
+            ),
+            (
+                {
+                    "train.patches_per_epoch": [48, 192],
+                    "train.batch_size": {"low": 8, "high": 96, "when": {"train.patches_per_epoch": [192]}},
+                },
+                {"train.patches_per_epoch": 48},
+            ),
+            (
+                {
+                    "augment.preset": ["light", "file"],
+                    "augment.file": {"choices": ["a.json", "b.json"], "when": {"augment.preset": ["file"]}},
+                },
+                {},
+            ),
+        ],
+        ids=["overlap", "batch", "pipeline"],
+    )
+    def test_what_fits_where_it_counts_is_allowed(self, entries: dict[str, Any], settings: dict[str, Any]) -> None:
+        space = space_of(entries, **settings)
+        tried = set()
+        for seed in range(40):
+            study = asked(space, seed)
+            chosen = space.suggest(study.ask())
+            space.present.override(chosen)
+            tried.add(str(sorted(chosen.items())))
+        assert len(tried) > 2
+
+    @pytest.mark.parametrize(
+        ("entries", "settings", "told"),
+        [
+            (
+                {"train.patches_per_epoch": [8, 48], "train.batch_size": [8, 48]},
+                {"train.patches_per_epoch": 48},
+                "train.patches_per_epoch with train.batch_size: ",
+            ),
+            (
+                {
+                    "inference.tile": {"low": 64, "high": 512, "step": 64},
+                    "inference.overlap": {"low": 0, "high": 64, "when": {"inference.tile": [64, 512]}},
+                },
+                {"inference.overlap": 0},
+                "inference.tile with inference.overlap: ",
+            ),
+        ],
+        ids=["batch", "overlap"],
+    )
+    def test_values_that_do_not_fit_together(
+        self, entries: dict[str, Any], settings: dict[str, Any], told: str
+    ) -> None:
+        assert message(entries, **settings).startswith(f"search.space: {told}")
+
     def test_a_key_and_a_part_of_it(self) -> None:
         both = {"train.loss": LOSSES, "train.loss.dice": {"low": 0.5, "high": 2}}
         assert message(both).startswith("search.space: train.loss.dice is a part of train.loss")

@@ -215,6 +215,29 @@ class TestSqlite:
             connection.execute("BEGIN EXCLUSIVE")
             assert "database is locked. Wait for the other processes that use it" in refused(tmp_path)
 
+    def test_a_database_of_another_program(self, tmp_path: Path) -> None:
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+            connection.execute("CREATE TABLE alembic_version (version_num)")
+            connection.execute("CREATE TABLE runs (run)")
+        told = refused(tmp_path, "sqlite:///mlflow.db")
+        assert "the database of another program, with a table alembic_version; expected a database of the" in told
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+            names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        assert names == {"alembic_version", "runs"}
+
+    def test_tables_of_another_optuna(self, tmp_path: Path, whole: bytes) -> None:
+        (tmp_path / "optuna.db").write_bytes(whole)
+        with closing(sqlite3.connect(tmp_path / "optuna.db")) as connection:
+            connection.execute("UPDATE version_info SET schema_version = 1")
+            connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+            connection.commit()
+        assert "tables of another version of Optuna; expected those of " in refused(tmp_path)
+
+    @pytest.mark.parametrize("address", ["grpc://node7:99999", "grpc://node7:port", "postgresql://node7:99999/a"])
+    def test_a_port_that_is_none(self, tmp_path: Path, address: str) -> None:
+        with pytest.raises(StoreError, match=r"--storage: .* is no address; expected sqlite:///optuna\.db"):
+            opened(tmp_path, address)
+
     def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
         (tmp_path / "optuna.db").mkdir()
         told = refused(tmp_path)

@@ -23,7 +23,7 @@ from stackseg.studies import study as study_module
 from stackseg.studies.space import Space
 from stackseg.studies.space_reading import read_space
 from stackseg.studies.storage import open_storage, storage_url
-from stackseg.studies.study import best_trials, load_study, objective_place, open_study
+from stackseg.studies.study import best_trials, load_study, num_kept, objective_place, open_study
 
 OPTIMIZERS = {"choices": ["adamw", "sgd"]}
 STEPPED = {"train.epochs": {"low": 10, "high": 30, "step": 10}, "train.optimizer": OPTIMIZERS}
@@ -166,6 +166,17 @@ class TestOpening:
             assert found.startswith(f"params.yaml: {told}")
             assert "Set it back, or begin another study with --study NAME" in found
 
+    def test_other_signs_of_life_are_refused(self, storage: BaseStorage) -> None:
+        opened(storage, space_of(STEPPED))
+        other = space_of(STEPPED, search__heartbeat=1)
+        for resume in (False, True):
+            told = refused(storage, other, resume=resume)
+            assert told.startswith("params.yaml: search.heartbeat is 1 since study 'deep' began; expected 15: who")
+
+    def test_as_many_bundles_are_kept_as_before(self, storage: BaseStorage) -> None:
+        study, _ = opened(storage, space_of(STEPPED))
+        assert [num_kept(study, asked) for asked in (None, 3, None, 2, None)] == [1, 3, 3, 2, 2]
+
     def test_other_planes_or_code_are_refused(self, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         space = space_of(STEPPED)
         opened(storage, space)
@@ -202,7 +213,6 @@ class TestOpening:
             "train.epochs": 30,  # varied: which of its values is the present one does not matter
             "search.study": "x",
             "search.fold_margin": 0.1,
-            "search.heartbeat": 3,
             "search.sampler": {"name": "random"},
             "search.pruner": {"name": "median"},
             "project.experiment": "other",

@@ -265,11 +265,19 @@ def test_a_study_that_is_there_wants_resume_and_then_goes_on(searched: tuple[Pat
     assert len(trials_of(root)) == 9
 
 
-@pytest.mark.parametrize("folds", [None, 2])
-def test_the_test_part_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: int | None) -> None:
+@pytest.mark.parametrize(
+    ("folds", "settings"),
+    [(None, {}), (2, {}), (None, {"split.gap": 2, "model.context_slices": 2})],
+    ids=["validation", "folds", "neighbours"],
+)
+def test_the_test_part_is_never_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: int | None, settings: dict[str, Any]
+) -> None:
     made = []
     for noisy in (False, True):
-        project = make_tiny_project(tmp_path / str(noisy), {"search": {"space": SPACE, "folds": folds}})
+        project = make_tiny_project(
+            tmp_path / str(noisy), {"search": {"space": SPACE, "folds": folds}, **settings}, num_planes=24
+        )
         if noisy:
             test = [ref.z for ref, _ in project.catalog.planes("test")]
             assert test
@@ -707,6 +715,80 @@ def test_two_searches_end_their_common_study_at_the_same_moment(searched: tuple[
     both = [Background(root, "--trials", "8", "--resume") for _ in range(2)]
     assert [one.wait() for one in both] == [0, 0], both[0].said
     assert runs_of(root)[0].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_neighbours_from_the_test_part_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: int | None
+) -> None:
+    space = {"model.context_slices": {"low": 0, "high": 3}, "train.lr": SPACE["train.lr"]}
+    search_of = {"space": space, "folds": folds}
+    root = make_tiny_project(tmp_path, {"search": search_of, "split.gap": 2}, num_planes=24).folder
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    write_tree(root / "params.yaml", read_tree(ROOT / "params.yaml"))
+    write_values(root / "params.yaml", {**SETTINGS, "split.gap": 2})
+    tree = read_tree(root / "params.yaml")
+    tree["search"] |= SEARCH | search_of
+    write_tree(root / "params.yaml", tree)
+    run(root, environment(), "stackseg", "catalog")
+    said = " ".join(search(root, "--trials", "1", ok=False).split())
+    assert "model.context_slices: with 3 neighbours on each side rock/" in said
+    assert (
+        "(test part); expected a test part that no training has seen. Set it to at most 2, or widen split.gap" in said
+    )
+    assert not (root / "optuna.db").exists()
+
+
+@pytest.mark.parametrize("num_kept", [None, 1])
+def test_what_others_end_while_bundles_are_tidied_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_kept: int | None
+) -> None:
+    study = optuna.create_study(direction="maximize")
+    for number in range(2):
+        (tmp_path / f"trial-{number:04d}").mkdir()
+        study.ask()
+    study.tell(0, 0.5)
+    read = study.get_trials
+
+    def read_while_the_other_ends(**options: Any) -> list[optuna.trial.FrozenTrial]:
+        found = read(**options)
+        if read()[1].state == TrialState.RUNNING:
+            study.tell(1, 0.9)
+        return found
+
+    monkeypatch.setattr(study, "get_trials", read_while_the_other_ends)
+    tidy_bundles(study, tmp_path, num_kept)
+    assert (tmp_path / "trial-0001").is_dir()
+
+
+def test_nothing_is_applied_where_no_trial_is_complete(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "project")
+    before = (root / "params.yaml").read_text()
+    assert "no trial was finished" in search(root, "--trials", "1", "--timeout", "0")
+    said = " ".join(search(root, "--trials", "1", "--timeout", "0", "--resume", "--apply", ok=False).split())
+    assert "study search, --apply: no trial is complete; expected a best one. Go on: stackseg search --trials 1" in said
+    assert (root / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("sqlite:///my a@b.db", "'sqlite:///my a@b.db'"),
+        ("journal:a@b.log", "journal:a@b.log"),
+        ("grpc://node7:13000", "grpc://node7:13000"),
+        (
+            "postgresql://ada:s3?cret@/studies?host=/run/postgresql&port=5433&password=s3?cret",
+            "'postgresql://ada@/studies?host=%2Frun%2Fpostgresql&port=5433'",
+        ),
+    ],
+)
+def test_the_command_that_goes_on_names_the_same_storage(given: str, told: str) -> None:
+    order: Any = SimpleNamespace(
+        num_trials=3, num_workers=1, num_kept=1, study="search", data=Path("data"), machine=Machine(device="auto"),
+        params=SimpleNamespace(search=SimpleNamespace(study="search")),
+    )  # fmt: skip
+    said = same_search(order, given, Path("outputs/catalog.json"))
+    assert said == f"stackseg search --trials 3 --storage {told}"
 
 
 def test_the_command_that_goes_on_names_the_user_and_no_password() -> None:

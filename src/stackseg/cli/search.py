@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
+    from stackseg.imaging.splits import Part
     from stackseg.params import Params
     from stackseg.studies.space import Space
     from stackseg.studies.workers import Order
@@ -47,7 +48,10 @@ def search(
     ] = None,
     study: Annotated[str | None, typer.Option(help="Its name; search.study of params.yaml by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that is there.")] = False,
-    top: Annotated[int, typer.Option(min=1, help="Keep the bundles of so many of the best trials.")] = 1,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep the bundles of so many of the best trials; 1, or as the study did before."),
+    ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write the best params into params.yaml.")] = False,
     register_best: Annotated[
         bool, typer.Option("--register-best", help="Score the best trial on the test part and register it.")
@@ -70,14 +74,14 @@ def search(
     from stackseg.studies.runs import study_run
     from stackseg.studies.space_reading import check_buildable, read_space
     from stackseg.studies.strategies import first_seed, most_trials, rehearse
-    from stackseg.studies.study import open_study
+    from stackseg.studies.study import num_kept, open_study
     from stackseg.studies.workers import Order
 
     params = load_params()
     space = read_space(params)
     for file in space.augment_files():
         require_dependency(Path("dvc.yaml"), "train", file)
-    described, machine, picked = _readable(params, catalog, data, device, register_best)
+    described, machine, picked = _readable(space, catalog, data, device, register_best)
     rehearse(space)
     if (most := most_trials(space)) is not None and trials > most:
         say(f"{params.search.sampler.name} has {most} trials in this space")
@@ -91,7 +95,7 @@ def search(
     url, opened = _storage(params, root, storage, checkpoints)
     with storage_errors(shown_uri(url)):
         found, created = open_study(opened, name, space, described, resume=resume)
-    parent = study_run(found, experiment_id, move_lock(root))
+        kept = num_kept(found, top)
     folder = OUTPUTS / "search" / name
     with store_lock(move_lock(root)):
         take_folder(folder, checkpoints, found)
@@ -104,11 +108,11 @@ def search(
         study=name,
         folder=folder,
         checkpoints=checkpoints,
-        parent_run=parent,
+        parent_run=study_run(found, experiment_id, move_lock(root)),
         machine=machine,
         num_trials=trials,
         num_workers=workers,
-        num_kept=top,
+        num_kept=kept,
         # a sampler that begins anew in a study that is there would draw what was drawn before
         seed=first_seed(params) if created else secrets.randbelow(2**31),
         deadline=None if timeout is None else time.time() + timeout,
@@ -139,13 +143,14 @@ def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -
         raise
 
 
-def _readable(params: Params, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any, Any]:
+def _readable(space: Space, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any, Any]:
     from stackseg.errors import ParamsError
     from stackseg.imaging.catalog import fold_catalog, read_catalog, require_described_by
     from stackseg.imaging.unchanged import require_same_planes
     from stackseg.learning.devices import pick_device
     from stackseg.learning.training import Machine
 
+    params = space.present
     if register_best and params.search.folds is not None:
         raise ParamsError(
             "--register-best with search.folds: a trial has one bundle per fold",
@@ -156,8 +161,12 @@ def _readable(params: Params, catalog: Path, data: Path, device: str, register_b
     picked = pick_device(device)
     described = read_catalog(catalog)
     require_described_by(described, params, catalog)
+    context = space.most("model.context_slices")
+    described.require_test_apart(context, folds=params.search.folds)
     with err().status("comparing the planes with the catalogue"):
-        require_same_planes(described, data, "training", "validation")
+        parts: tuple[Part, ...] = ("training", "validation")
+        # neighbours are input too
+        require_same_planes(described, data, *parts, *(("gap", "unused") if context else ()))
     if params.search.folds is not None:
         fold_catalog(described, data, fold=0, folds=params.search.folds)
     return described, Machine(device=device), picked
@@ -198,11 +207,17 @@ def same_search(order: Order, storage: str | None, catalog: Path) -> str:
 
 
 def _without_password(storage: str) -> str:
-    from stackseg.lifecycle.address import shown_uri, shown_user
+    import sqlalchemy
 
-    shown, user = shown_uri(storage), shown_user(storage)
-    # of a database, the name before the @ is no secret, and another one may not be let in
-    return shown.replace("://", f"://{user}@", 1) if user and storage.startswith("postgresql") else shown
+    from stackseg.lifecycle.address import shown_uri
+
+    scheme = storage.partition(":")[0].partition("+")[0]
+    if scheme in ("sqlite", "journal"):  # files: an @ is of their name
+        return storage
+    if scheme == "grpc":
+        return shown_uri(storage)
+    url = sqlalchemy.make_url(storage)._replace(password=None)
+    return url.difference_update_query(["password", "sslpassword"]).render_as_string()
 
 
 def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bool, register_best: bool) -> None:
@@ -219,12 +234,20 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
     standing = standing_of(trials)
     best = best_trials(study)
     if not best:
+        wanted = [name for name, asked in (("--apply", apply), ("--register-best", register_best)) if asked]
         failed = [one for one in trials if "failure" in one.user_attrs]
         if failed:
             raise ModelError(
                 f"all {len(failed)} trials failed; the last one said: {failed[-1].user_attrs['failure']}",
                 where=f"study {study.study_name}",
                 remedy="mend params.yaml and begin another study",
+            )
+        if wanted:
+            raise ModelError(
+                "no trial is complete",
+                expected="a best one",
+                where=f"study {study.study_name}, {' '.join(wanted)}",
+                remedy=f"go on: {command} --resume {' '.join(wanted)}",
             )
         say("no trial was finished")
         return

@@ -18,7 +18,7 @@ from stackseg.imaging.channels import apply_colour
 from stackseg.imaging.digests import data_digest
 from stackseg.imaging.intensity import IntensityPolicy, fit_statistics
 from stackseg.imaging.labels import IGNORE_INDEX, LabelTable
-from stackseg.imaging.leakage import Leakage, measure_leakage, reduce_plane
+from stackseg.imaging.leakage import Leakage, measure_leakage, reduce_plane, require_test_apart
 from stackseg.imaging.profile import PlaneFigures, Profile, plane_figures, profile_of
 from stackseg.imaging.specimens import Specimen, find_specimens
 from stackseg.imaging.splits import Part, PlaneRef, assign_parts
@@ -116,6 +116,41 @@ class Catalog(Record):
         """Return the pixels of each class in a part."""
         counts = np.array([plane.class_pixels for _, plane in self.planes(part)], np.int64)
         return [int(n) for n in counts.reshape(-1, len(self.classes)).sum(0)]
+
+    def require_test_apart(self, context_slices: int, *, folds: int | None = None) -> None:
+        """Refuse context (2.5D) by which planes of the test part would be input of training or validation.
+
+        Parameters
+        ----------
+        context_slices
+            Neighbours on each side.
+        folds
+            Ask it of each of so many folds instead; see `fold_catalog`.
+
+        Raises
+        ------
+        ParamsError
+            They reach a test plane.
+        """
+        depths = {one.name: one.num_planes for one in self.specimens}
+        for parts in [self._parts()] if folds is None else self.fold_parts(folds):
+            require_test_apart(parts, depths, context_slices)
+
+    def fold_parts(self, folds: int) -> list[dict[PlaneRef, Part]]:
+        """Return the part of each annotated plane in each of so many folds; the test part is that of all.
+
+        Raises
+        ------
+        DataError
+            There are fewer planes, groups or specimens than folds.
+        """
+        described = dict(self.planes(*PARTS))
+        groups = {ref: plane.group for ref, plane in described.items() if plane.group is not None}
+        splits = [SplitParams(**self.split.model_dump() | {"folds": folds, "fold": one}) for one in range(folds)]
+        return [assign_parts(list(described), split, self.seed, groups) for split in splits]
+
+    def _parts(self) -> dict[PlaneRef, Part]:
+        return {ref: plane.part for ref, plane in self.planes(*PARTS)}
 
     def digest(self) -> str:
         """Return the SHA-256 over everything but the folder's name."""
@@ -216,13 +251,8 @@ def fold_catalog(catalog: Catalog, data: Path, *, fold: int, folds: int) -> Cata
     """
     split = SplitParams(**catalog.split.model_dump() | {"folds": folds, "fold": fold})
     described = dict(catalog.planes(*PARTS))
-    groups = {ref: plane.group for ref, plane in described.items() if plane.group is not None}
     # all folds, so that an empty one is told of before the first is trained
-    every = [
-        assign_parts(list(described), split.model_copy(update={"fold": one}), catalog.seed, groups)
-        for one in range(folds)
-    ]
-    parts = every[fold]
+    parts = catalog.fold_parts(folds)[fold]
     by_name = {one.name: one for one in find_specimens(data)}
     policy = catalog.intensity
 

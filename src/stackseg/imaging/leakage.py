@@ -9,6 +9,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy.ndimage import gaussian_filter
 
+from stackseg.errors import ParamsError
+from stackseg.imaging.channels import context_indices
 from stackseg.imaging.splits import Part, PlaneRef
 
 # long side to which planes are reduced: keeps structure, averages noise away
@@ -33,6 +35,38 @@ class Leakage(BaseModel):
     worst_nearest: str | None
     worst_similarity: float | None
     leaks: bool
+
+
+def require_test_apart(parts: Mapping[PlaneRef, Part], depths: Mapping[str, int], context_slices: int) -> None:
+    """Refuse context (2.5D) by which planes of the test part would be input of training or validation.
+
+    Parameters
+    ----------
+    parts
+        The annotated planes.
+    depths
+        Planes of each specimen, annotated or not.
+    context_slices
+        Neighbours on each side.
+
+    Raises
+    ------
+    ParamsError
+        They reach a test plane.
+    """
+    for num in range(1, context_slices + 1):
+        for ref, part in parts.items():
+            if part not in ("training", "validation"):
+                continue
+            around = (PlaneRef(ref.specimen, z) for z in context_indices(ref.z, depths[ref.specimen], num))
+            reached = next((one for one in around if parts.get(one) == "test"), None)
+            if reached is not None:
+                raise ParamsError(
+                    f"with {context_slices} neighbours on each side {ref} ({part} part) takes in {reached} (test part)",
+                    expected="a test part that no training has seen",
+                    where="model.context_slices",
+                    remedy=f"set it to at most {num - 1}, or widen split.gap",
+                )
 
 
 def reduce_plane(image_yxc: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

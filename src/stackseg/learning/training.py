@@ -79,6 +79,7 @@ def train(
     ParamsError, ModelError, DataError, MachineError
         What was asked for cannot be done.
     """
+    catalog.require_test_apart(params.model.context_slices)
     fabric = launch(machine, params.train)
     kept = Checkpoints(checkpoints, _key(params, catalog, fabric))
     training = _Training(params, catalog, data, kept, fabric, machine)

@@ -102,11 +102,6 @@ def shown_uri(uri: str) -> str:
     return f"{scheme}{separator}{behind.rpartition('@')[2]}"
 
 
-def shown_user(uri: str) -> str:
-    """Return the user name of an address, which is no secret; empty without one."""
-    return _who(uri.partition("://")[2]).rstrip("@").partition(":")[0]
-
-
 def _who(rest: str) -> str:
     """Return user name and password with their @; a password may have a question mark in it."""
     found = re.match(r"[^:/@?]*(:[^@]*)?@", rest)

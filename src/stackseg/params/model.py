@@ -17,6 +17,6 @@ class ModelParams(Section):
     encoder_weights: str | None = None
     """Pretrained encoder weights, e.g. "imagenet"; null starts from scratch."""
     context_slices: int = Field(0, ge=0, le=16)
-    """Neighbouring planes on each side that are fed as further channels (2.5D)."""
+    """Neighbouring planes on each side that are fed as further channels (2.5D); none may be of the test part."""
     decoder_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in the decoder, where the architecture offers it."""

@@ -121,11 +121,11 @@ class Space:
         self._require_few_points()
         return {one.key: list(_all_values(one)) for one in self.dimensions}
 
-    def most_epochs(self) -> int:
-        """Return the epochs of the longest training that a trial may be."""
-        values = [self.present.train.epochs]  # outside of the space, or while a condition of it does not hold
+    def most(self, key: str) -> int:
+        """Return the largest whole number that a trial may have under a key."""
+        values: list[int] = [self.present.value(key)]  # outside of the space, or while a condition of it does not hold
         for one in self.dimensions:
-            if one.key == "train.epochs":
+            if one.key == key:
                 values.extend((one.meaning or {}).values())
                 if isinstance(one.distribution, IntDistribution):
                     values.append(one.distribution.high)

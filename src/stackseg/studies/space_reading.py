@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import typing
 from collections.abc import Mapping, Sequence
 from types import UnionType
@@ -60,10 +61,12 @@ def read_space(params: Params) -> Space:
                 raise ParamsError(
                     f"{key} is a part of {other}", where=WHERE, remedy="take one of the two out of the space"
                 )
+    for key, entry in entries.items():
+        for other, values in entry.when.items():
+            for value in values:
+                params.override(_together({other: value}, params), f"{WHERE}.{key}.when")
     space = Space(tuple(_dimension(key, entries[key], params) for key in _ordered(entries)), params)
-    for one in space.dimensions:
-        for value in _some_values(one):
-            params.override({one.key: one.value_of(value)}, f"{WHERE}.{one.key}")
+    _check_values(space)
     _check_conditions(space)
     _check_present(space)
     return space
@@ -127,19 +130,72 @@ def _check_key(key: str, params: Params) -> None:
         )
 
 
+def _check_values(space: Space) -> None:
+    """Refuse values that do not fit params.yaml's rules, by themselves or two by two, as a trial would have them."""
+    params = space.present
+    entries = params.search.space
+    for one in space.dimensions:
+        for value in _some_values(one):
+            params.override(_together({one.key: one.value_of(value)}, params), f"{WHERE}.{one.key}")
+    for one, other in itertools.combinations(space.dimensions, 2):
+        if one.key.partition(".")[0] != other.key.partition(".")[0]:  # the rules are those of a section
+            continue
+        for pair in itertools.product(_extremes(one), _extremes(other)):
+            forced = {one.key: one.value_of(pair[0]), other.key: other.value_of(pair[1])}
+            chosen = _together(forced, params)
+            if all(_counts(key, chosen, params) for key in forced if key in entries):
+                params.override(chosen, f"{WHERE}: {one.key} with {other.key}")
+
+
+def _together(forced: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    """Return some values of the space with others that a trial has beside them, as dotted key to value.
+
+    These are what their conditions ask for, and keys that count only beside them.
+    """
+    entries = params.search.space
+    chosen = dict(forced)
+    waiting = list(forced)
+    while waiting:
+        key = waiting.pop()
+        asked_for = entries[key].when if key in entries else {}  # a condition may be on a key that does not vary
+        beside = {
+            other: values[0]
+            for other, values in asked_for.items()
+            if other in entries and chosen.get(other, params.value(other)) not in values
+        }
+        for other, entry in entries.items():
+            if key in entry.when and _counts(other, chosen, params) and not _has(entry, params.value(other)):
+                beside[other] = entry.choices[0] if entry.choices is not None else entry.low
+        for other, value in beside.items():
+            if other not in chosen:
+                chosen[other] = value
+                waiting.append(other)
+    return chosen
+
+
+def _counts(key: str, chosen: Mapping[str, Any], params: Params) -> bool:
+    return all(
+        chosen.get(other, params.value(other)) in values for other, values in params.search.space[key].when.items()
+    )
+
+
+def _has(entry: SpaceEntry, value: Any) -> bool:
+    if entry.choices is not None:
+        return value in entry.choices
+    return isinstance(value, int | float) and entry.low <= value <= entry.high  # type: ignore[operator]
+
+
 def _check_conditions(space: Space) -> None:
     """Refuse a condition on what no trial can have; on a key that stays as it is, it may fail to hold."""
     varied = {one.key: one for one in space.dimensions}
     for dimension in space.dimensions:
-        where = f"{WHERE}.{dimension.key}.when"
         for other, values in dimension.when.items():
             for value in values:
-                space.present.override({other: value}, where)
                 if other in varied and not varied[other].holds(value):
                     raise ParamsError(
                         f"{value!r} is no value of {other}",
                         expected=varied[other].shown(),
-                        where=where,
+                        where=f"{WHERE}.{dimension.key}.when",
                         remedy="mend the condition",
                     )
 
@@ -161,7 +217,7 @@ def _check_present(space: Space) -> None:
 def _dimension(key: str, entry: SpaceEntry, params: Params) -> Dimension:
     if entry.choices is not None:
         # as params.yaml would hold them: 1 is 1.0 where a number need not be whole
-        held = [params.override({key: one}, f"{WHERE}.{key}").value(key) for one in entry.choices]
+        held = [params.override(_together({key: one}, params), f"{WHERE}.{key}").value(key) for one in entry.choices]
         meaning = {as_choice(one): one for one in held}
         if len(meaning) < len(entry.choices):
             raise ParamsError("a choice is named twice", where=f"{WHERE}.{key}", remedy="take one out")
@@ -223,6 +279,14 @@ def _ordered(entries: Mapping[str, SpaceEntry]) -> list[str]:
         ordered.extend(free)
         waiting = [key for key in waiting if key not in free]
     return ordered
+
+
+def _extremes(one: Dimension) -> list[Any]:
+    """Return the values of a dimension that are tried with those of others: both ends, or all choices."""
+    distribution = one.distribution
+    if isinstance(distribution, IntDistribution):
+        return [distribution.low, distribution.high]
+    return _some_values(one)
 
 
 def _some_values(one: Dimension) -> list[Any]:

@@ -60,6 +60,7 @@ def storage_url(root: Path, given: str | None) -> str:
         raise _no_address(given, "no address")
     try:
         sqlalchemy.make_url(given)
+        _ = urlsplit(given).port
     except (ValueError, sqlalchemy.exc.ArgumentError):  # it says the password
         raise _no_address(given, "no address") from None
     if scheme == "postgresql":  # SQLAlchemy would take it for another driver's
@@ -113,13 +114,22 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
         arguments = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if file is not None else {"pool_pre_ping": True}
 
         def connect() -> RDBStorage:
-            return RDBStorage(
-                url,
-                engine_kwargs=arguments,
-                heartbeat_interval=heartbeat,
-                grace_period=GRACE * heartbeat,
-                heartbeat_stale_trial_callback=on_stale,
-            )
+            _refuse_others_tables(url)
+            try:
+                return RDBStorage(
+                    url,
+                    engine_kwargs=arguments,
+                    heartbeat_interval=heartbeat,
+                    grace_period=GRACE * heartbeat,
+                    heartbeat_stale_trial_callback=on_stale,
+                )
+            except RuntimeError as error:  # of its schema's version
+                raise StoreError(
+                    "tables of another version of Optuna",
+                    expected=f"those of {optuna.__version__}",
+                    where=shown_uri(url),
+                    remedy="name another --storage, or see `optuna storage upgrade --help`",
+                ) from error
 
         if file is not None:
             _refuse_folder(file)
@@ -132,6 +142,22 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
                 return storage
         with _advisory_lock(url):
             return connect()
+
+
+def _refuse_others_tables(url: str) -> None:
+    """Refuse a database of another program: Optuna would write its tables among the others, and fail after it."""
+    engine = sqlalchemy.create_engine(url)
+    try:
+        tables = sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
+    if "alembic_version" in tables and "version_info" not in tables:
+        raise StoreError(
+            f"the database of another program, with a table {min(tables)}",
+            expected="a database of the studies' own",
+            where=shown_uri(url),
+            remedy="name another --storage",
+        )
 
 
 def _take_turns(engine: sqlalchemy.Engine) -> None:

@@ -143,7 +143,7 @@ def build_pruner(space: Space) -> BasePruner:
         Its arguments are not Optuna's.
     """
     chosen, validate_every = space.present.search.pruner, space.present.train.validate_every
-    num_epochs = space.most_epochs()
+    num_epochs = space.most("train.epochs")
     defaults: dict[str, Any] = {}
     if chosen.name == "successive_halving":
         # Optuna would guess it from the first trial that ends, and prune nothing until then. One look, rounded up so
@@ -180,7 +180,7 @@ def rehearse(space: Space) -> None:
                 space.suggest(trial)
             if len(directions) == 1:
                 with _optuna_errors("search.pruner.arguments"):
-                    for epoch in range(space.most_epochs()):
+                    for epoch in range(space.most("train.epochs")):
                         trial.report(draw.random(), epoch + 1)
                         trial.should_prune()
             with _optuna_errors("search.sampler.arguments"):

@@ -25,6 +25,7 @@ from stackseg.studies.strategies import DIRECTIONS, build_pruner
 
 # attributes of a study
 IDENTITY, STUDY_ID = "stackseg.identity", "stackseg.id"
+HEARTBEAT, NUM_KEPT = "stackseg.heartbeat", "stackseg.num_kept"
 # attributes of a trial
 RUN_ID, FOLD_SCORES = "run_id", "fold_scores"
 # a study between two trials is still at work
@@ -75,11 +76,13 @@ def open_study(storage: BaseStorage, name: str, space: Space, catalog: Catalog, 
                 study.set_metric_names(list(params.search.objectives))
             study.enqueue_trial(space.first_trial())
             study.set_user_attr(IDENTITY, identity)
+            study.set_user_attr(HEARTBEAT, params.search.heartbeat)
             study.set_user_attr(STUDY_ID, uuid.uuid4().hex)  # the last step: the others wait for it
             return study, True
     study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
     _wait_until_created(study)
     _require_same(study, identity)
+    _require_same_heartbeat(study, params.search.heartbeat)
     if exists and not resume and not _is_at_work(study):
         standing = standing_of(study.get_trials(deepcopy=False))
         raise StoreError(
@@ -127,6 +130,13 @@ def fail_stale_trials(study: Study) -> None:
         optuna.storages.fail_stale_trials(study)
 
 
+def num_kept(study: Study, asked: int | None) -> int:
+    """Return of how many of the best trials bundles are kept: as asked now, or else as last time, or else one."""
+    kept: int = study.user_attrs.get(NUM_KEPT, 1) if asked is None else asked
+    study.set_user_attr(NUM_KEPT, kept)
+    return kept
+
+
 def best_trials(study: Study) -> list[FrozenTrial]:
     """Return the completed trials, best first; with several objectives the Pareto front, by mean IoU."""
     if len(study.directions) > 1:
@@ -148,7 +158,7 @@ def _wait_until_created(study: Study) -> None:
             raise StoreError(
                 f"the study '{study.study_name}' was not made by stackseg, or left half-made",
                 where="--study",
-                remedy=f"choose another name, or type `optuna delete-study --study-name {study.study_name}`",
+                remedy="choose another name",
             )
         time.sleep(0.2)
 
@@ -175,6 +185,17 @@ def _require_same(study: Study, identity: Mapping[str, Any]) -> None:
             expected="" if part in names else str(expected),
             where="params.yaml" if part not in names else "--study",
             remedy="set it back, or begin another study with --study NAME: its trials could not be compared with these",
+        )
+
+
+def _require_same_heartbeat(study: Study, heartbeat: int) -> None:
+    begun_with = study.user_attrs.get(HEARTBEAT)
+    if begun_with != heartbeat:
+        raise StoreError(
+            f"search.heartbeat is {heartbeat} since study '{study.study_name}' began",
+            expected=f"{begun_with}: who expects more frequent signs of life takes others' trials for dead",
+            where="params.yaml",
+            remedy="set it back, or begin another study with --study NAME",
         )
 
 

@@ -74,7 +74,7 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
     shutil.rmtree(trial_folder(bench.checkpoints, trial.number), ignore_errors=True)
     trial.set_user_attr(RUN_ID, None)  # a trial that is made once more still has that of the one before
     started = time.perf_counter()
-    follower = Follower(trial, bench.space.most_epochs(), bench.must_end)
+    follower = Follower(trial, bench.space.most("train.epochs"), bench.must_end)
     try:
         try:
             values = _own_values(trial, bench, follower)
@@ -116,10 +116,12 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
 
 def tidy_bundles(study: Study, folder: Path, num_kept: int | None) -> None:
     """Remove the folders of trials that are done and not among the best, or not on the front if none is cut off."""
+    # in this order: what another worker ends in between may be the best
+    done = [one.number for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
     kept = {one.number for one in best_trials(study)[:num_kept]}
-    for one in study.get_trials(deepcopy=False):
-        if one.state.is_finished() and one.number not in kept:
-            shutil.rmtree(trial_folder(folder, one.number), ignore_errors=True)
+    for number in done:
+        if number not in kept:
+            shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
 
 
 def _is_its_own(error: Exception, trial: Trial) -> bool:
