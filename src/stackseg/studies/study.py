@@ -132,9 +132,11 @@ def fail_stale_trials(study: Study) -> None:
 
 def num_kept(study: Study, asked: int | None) -> int:
     """Return of how many of the best trials bundles are kept: as asked now, or else as last time, or else one."""
-    kept: int = study.user_attrs.get(NUM_KEPT, 1) if asked is None else asked
-    study.set_user_attr(NUM_KEPT, kept)
-    return kept
+    if asked is None:  # and not noted: another machine may be about to note what it was asked for
+        before: int = study.user_attrs.get(NUM_KEPT, 1)
+        return before
+    study.set_user_attr(NUM_KEPT, asked)
+    return asked
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:
