@@ -764,7 +764,7 @@ def test_what_others_end_while_bundles_are_tidied_is_kept(
 def test_nothing_is_applied_where_no_trial_is_complete(tmp_path: Path) -> None:
     root = make_project(tmp_path / "project")
     before = (root / "params.yaml").read_text()
-    assert "no trial was finished" in search(root, "--trials", "1", "--timeout", "0")
+    assert "no trial is complete, 0 pruned, 0 failed" in search(root, "--trials", "1", "--timeout", "0")
     said = " ".join(search(root, "--trials", "1", "--timeout", "0", "--resume", "--apply", ok=False).split())
     assert "study search, --apply: no trial is complete; expected a best one. Go on: stackseg search --trials 1" in said
     assert (root / "params.yaml").read_text() == before

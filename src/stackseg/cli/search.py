@@ -238,7 +238,7 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
         failed = [one for one in trials if "failure" in one.user_attrs]
         if failed:
             raise ModelError(
-                f"all {len(failed)} trials failed; the last one said: {failed[-1].user_attrs['failure']}",
+                f"no trial is complete, and {len(failed)} failed; the last one said: {failed[-1].user_attrs['failure']}",
                 where=f"study {study.study_name}",
                 remedy="mend params.yaml and begin another study",
             )
@@ -249,7 +249,8 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
                 where=f"study {study.study_name}, {' '.join(wanted)}",
                 remedy=f"go on: {command} --resume {' '.join(wanted)}",
             )
-        say("no trial was finished")
+        pruned = " (search.pruner lets none pass)" if standing.num_pruned else ""
+        say(f"no trial is complete, {standing.num_pruned} pruned, {standing.num_failed} failed{pruned}")
         return
     show_best(study, space, best)
     show_worth(study)
