@@ -238,7 +238,7 @@ def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bo
         failed = [one for one in trials if "failure" in one.user_attrs]
         if failed:
             raise ModelError(
-                f"no trial is complete, and {len(failed)} failed; the last one said: {failed[-1].user_attrs['failure']}",
+                f"no trial is complete; {len(failed)} failed, the last with: {failed[-1].user_attrs['failure']}",
                 where=f"study {study.study_name}",
                 remedy="mend params.yaml and begin another study",
             )
