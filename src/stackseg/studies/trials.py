@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import socket
 import time
@@ -11,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from mlflow.exceptions import MlflowException
 from optuna import TrialPruned
 from optuna.study import Study
@@ -104,9 +102,6 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
             open_trial_run(trial, bench.experiment_id, bench.parent_run)
         end_trial_run(trial, "failed", started, message)
         raise TrialError(message) from None
-    finally:
-        gc.collect()
-        torch.cuda.empty_cache()
     objectives = bench.space.present.search.objectives
     run_id = trial.user_attrs[RUN_ID]
     log_metrics(run_id, {f"objective/{name}": value for name, value in zip(objectives, values, strict=True)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -218,6 +219,10 @@ def _make_one(study: Study, bench: Bench) -> None:
     except ValueError:  # Optuna cannot tell the end of a trial that others have ended
         if not taken:
             raise
+    finally:
+        # only now is nothing left that holds what a failed training had: the next one would want for memory
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def share_of_threads(num_workers: int) -> int:
