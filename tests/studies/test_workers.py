@@ -715,8 +715,11 @@ def test_a_trial_that_was_trained_to_its_end_has_a_score(project_here: Callable[
 def test_nothing_that_a_failed_training_held_is_there_when_the_next_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[weakref.ref[Any]] = []
 
+    class Training:
+        itself: Any
+
     def fail(trial: optuna.Trial, bench: Bench) -> float:
-        training: Any = SimpleNamespace()
+        training = Training()
         training.itself = training
         held.append(weakref.ref(training))
         raise TrialError("out of memory")
