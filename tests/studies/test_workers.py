@@ -725,6 +725,7 @@ def test_nothing_that_a_failed_training_held_is_there_when_the_next_begins(monke
         raise TrialError("out of memory")
 
     monkeypatch.setattr(workers_module, "make_trial", fail)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a record of the error holds it, too
     study: Any = optuna.create_study()
     gc.disable()  # what it would do by itself comes too late on a machine that is full
     try:
