@@ -133,7 +133,8 @@ class Catalog(Record):
             They reach a test plane.
         """
         depths = {one.name: one.num_planes for one in self.specimens}
-        for parts in [self._parts()] if folds is None else self.fold_parts(folds):
+        own = {ref: plane.part for ref, plane in self.planes(*PARTS)}
+        for parts in [own] if folds is None else self.fold_parts(folds):
             require_test_apart(parts, depths, context_slices)
 
     def fold_parts(self, folds: int) -> list[dict[PlaneRef, Part]]:
@@ -148,9 +149,6 @@ class Catalog(Record):
         groups = {ref: plane.group for ref, plane in described.items() if plane.group is not None}
         splits = [SplitParams(**self.split.model_dump() | {"folds": folds, "fold": one}) for one in range(folds)]
         return [assign_parts(list(described), split, self.seed, groups) for split in splits]
-
-    def _parts(self) -> dict[PlaneRef, Part]:
-        return {ref: plane.part for ref, plane in self.planes(*PARTS)}
 
     def digest(self) -> str:
         """Return the SHA-256 over everything but the folder's name."""
