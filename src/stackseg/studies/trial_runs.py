@@ -58,7 +58,8 @@ def end_trial_run(trial: Trial, state: str, started: float, message: str = "") -
 def close_trial_run(run_id: str, state: str, message: str) -> None:
     """End a run, and tag how its trial ended, and why."""
     client = MlflowClient()
+    # first of all: on a disk that is full the rest may fail
+    client.set_terminated(run_id, {"complete": "FINISHED", "failed": "FAILED"}.get(state, "KILLED"))
     client.set_tag(run_id, "trial.state", state)
     if message:
         client.set_tag(run_id, "failure", message[:MAX_TAG])
-    client.set_terminated(run_id, {"complete": "FINISHED", "failed": "FAILED"}.get(state, "KILLED"))
