@@ -35,7 +35,7 @@ import torch
 from safetensors.torch import load_file
 
 from stackseg.environment import apply_quiet_environment
-from stackseg.imaging.catalog import build_catalog
+from stackseg.imaging.describing import build_catalog
 from stackseg.imaging.stacks import open_stack
 from stackseg.imaging.synthetic import write_sample
 from stackseg.learning.bundle import WEIGHTS_FILE, Bundle, load_bundle, read_spec

@@ -25,7 +25,8 @@ import tifffile
 import torch
 
 from stackseg.environment import apply_quiet_environment
-from stackseg.imaging.catalog import Catalog, build_catalog
+from stackseg.imaging.catalog import Catalog
+from stackseg.imaging.describing import build_catalog
 from stackseg.imaging.synthetic import write_sample
 from stackseg.learning.devices import pick_device, resolve_precision
 from stackseg.learning.losses import build_loss

@@ -14,7 +14,7 @@ from stackseg.params import Params, read_params
 from stackseg.params.file import dotted_keys, json_schema
 
 ROOT = Path(__file__).parents[1]
-ENTRY = {"catalog": "imaging.catalog", "train": "learning.training", "evaluate": "learning.reports"}
+ENTRY = {"catalog": "imaging.describing", "train": "learning.training", "evaluate": "learning.reports"}
 # sections that a stage's code imports without reading what is in them
 UNREAD = {
     "catalog": {"augment", "inference", "model", "project", "train", "evaluate", "promotion", "search"},

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from stackseg.imaging.catalog import Catalog, build_catalog
+from stackseg.imaging.catalog import Catalog
+from stackseg.imaging.describing import build_catalog
 from stackseg.learning.training import Callback, Machine, TrainingResult, train
 from stackseg.params import Params
 

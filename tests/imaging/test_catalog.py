@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stackseg.errors import DataError, ParamsError
-from stackseg.imaging.catalog import PARTS, build_catalog, label_table, pixel_digest, read_catalog, write_catalog
+from stackseg.imaging.catalog import PARTS, label_table, read_catalog, write_catalog
+from stackseg.imaging.describing import build_catalog
+from stackseg.imaging.digests import pixel_digest
 from stackseg.params import Params
 
 CLASSES = [

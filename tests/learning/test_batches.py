@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackseg.errors import DataError
-from stackseg.imaging.catalog import Catalog, build_catalog
+from stackseg.imaging.catalog import Catalog
+from stackseg.imaging.describing import build_catalog
 from stackseg.imaging.specimens import find_specimens
 from stackseg.learning.augmentation import build_augmentation
 from stackseg.learning.batches import Augmentation, EpochSampler, PatchDataset, PatchPlan, patch_loader

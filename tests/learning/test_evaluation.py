@@ -12,8 +12,8 @@ import tifffile
 
 from stackseg.errors import DataError, ParamsError
 from stackseg.imaging.boundaries import boundary_counts
-from stackseg.imaging.catalog import build_catalog
 from stackseg.imaging.counts import confusion_counts
+from stackseg.imaging.describing import build_catalog
 from stackseg.imaging.intervals import tile_counts
 from stackseg.imaging.scores import PlaneScore
 from stackseg.imaging.specimens import find_specimens

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import stackseg.learning.training as training
 from stackseg.errors import MachineError, ModelError, ParamsError, StacksegError
-from stackseg.imaging.catalog import build_catalog
+from stackseg.imaging.describing import build_catalog
 from stackseg.imaging.specimens import find_specimens
 from stackseg.learning.bundle import WEIGHTS_FILE, Bundle, load_bundle, prepare_network
 from stackseg.learning.code import code_digest

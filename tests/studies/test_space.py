@@ -17,8 +17,9 @@ from optuna.study import Study
 
 from stackseg.errors import MachineError, ModelError, ParamsError
 from stackseg.params import Params
+from stackseg.studies.buildable import check_buildable
 from stackseg.studies.space import Space
-from stackseg.studies.space_reading import check_buildable, read_space
+from stackseg.studies.space_reading import read_space
 from stackseg.studies.strategies import build_sampler, most_trials
 
 CPU = torch.device("cpu")

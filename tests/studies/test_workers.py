@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 from databases import free_port, postgresql
 from served_projects import BIN, environment, run
 from stackseg.cli.main import app
-from stackseg.cli.search import same_search
+from stackseg.cli.search_command import same_search
 from stackseg.errors import MachineError, StacksegError
 from stackseg.imaging.catalog import read_catalog
 from stackseg.learning.bundle import read_spec

@@ -111,7 +111,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the catalogue as JSON.")] = False,
 ) -> None:
     """Validate everything in data/ and say what training would use."""
-    from stackseg.imaging.catalog import build_catalog
+    from stackseg.imaging.describing import build_catalog
 
     params = load_params()
     with counting("reading") as progress:

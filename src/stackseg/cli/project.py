@@ -13,6 +13,7 @@ from stackseg.params import Params, read_params
 PARAMS_FILE = Path("params.yaml")
 DATA = Path("data")
 OUTPUTS = Path("outputs")
+CATALOG = OUTPUTS / "catalog.json"
 
 
 def load_params() -> Params:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stackseg.cli.console import counting, figure, next_step, say, table, warn
-from stackseg.cli.project import DATA, OUTPUTS, load_params
+from stackseg.cli.project import CATALOG, DATA, load_params
 from stackseg.cli.registry import PANEL
 from stackseg.cli.stages import Device
 from stackseg.cli.store import move_lock, ready_registry
@@ -33,7 +33,7 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Promote without the gate; the reason is recorded.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why, for the history.")] = None,
     data: Annotated[Path, typer.Option(help="Folder of the specimens.")] = DATA,
-    catalog: Annotated[Path, typer.Option(help="The catalogue whose test planes decide.")] = OUTPUTS / "catalog.json",
+    catalog: Annotated[Path, typer.Option(help="The catalogue whose test planes decide.")] = CATALOG,
     device: Device = "auto",
 ) -> None:
     """Make a version the champion, if it passes the gate of params.yaml's section `promotion`.

@@ -6,20 +6,20 @@ import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stackseg.cli.console import err, next_step, say, warn
-from stackseg.cli.project import DATA, OUTPUTS, PARAMS_FILE, checkpoints_folder, load_params
-from stackseg.cli.search_display import NUM_SHOWN, ShownStudy, show_best, show_worth
+from stackseg.cli.console import err, say, warn
+from stackseg.cli.project import CATALOG, DATA, OUTPUTS, checkpoints_folder, load_params
+from stackseg.cli.search_command import same_search
+from stackseg.cli.search_display import ShownStudy
+from stackseg.cli.search_results import leave_results
 from stackseg.cli.stages import Device
 from stackseg.cli.store import move_lock, ready_store
 
 if TYPE_CHECKING:
     from optuna.study import Study
-    from optuna.trial import FrozenTrial
 
     from stackseg.imaging.splits import Part
     from stackseg.params import Params
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from stackseg.studies.workers import Order
 
 PANEL = "Models"
-CATALOG = OUTPUTS / "catalog.json"
 
 
 def attach(app: typer.Typer) -> None:
@@ -68,11 +67,12 @@ def search(
     from stackseg.lifecycle.address import shown_uri
     from stackseg.lifecycle.faults import store_lock
     from stackseg.lifecycle.lineage import require_dependency
+    from stackseg.studies.buildable import check_buildable
     from stackseg.studies.faults import storage_errors
     from stackseg.studies.interrupts import interruptible
     from stackseg.studies.results import take_folder
     from stackseg.studies.runs import study_run
-    from stackseg.studies.space_reading import check_buildable, read_space
+    from stackseg.studies.space_reading import read_space
     from stackseg.studies.strategies import first_seed, most_trials, rehearse
     from stackseg.studies.study import num_kept, open_study
     from stackseg.studies.workers import Order
@@ -120,7 +120,7 @@ def search(
     command = same_search(order, storage, catalog)
     with interruptible():
         _make_trials(order, found, experiment_id, command)
-    _finish(found, space, order, command, apply=apply, register_best=register_best)
+    leave_results(found, space, order, command, apply=apply, register_best=register_best)
 
 
 def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -> None:
@@ -145,7 +145,8 @@ def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -
 
 def _readable(space: Space, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any, Any]:
     from stackseg.errors import ParamsError
-    from stackseg.imaging.catalog import fold_catalog, read_catalog, require_described_by
+    from stackseg.imaging.catalog import read_catalog, require_described_by
+    from stackseg.imaging.describing import fold_catalog
     from stackseg.imaging.unchanged import require_same_planes
     from stackseg.learning.devices import pick_device
     from stackseg.learning.training import Machine
@@ -188,134 +189,3 @@ def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -
         torn = " and a line torn by a full disk spoils the study" if url.startswith("journal:") else ""
         warn(f"{kind} knows no heartbeat: a trial whose worker dies stays running{torn}")
     return url, opened
-
-
-def same_search(order: Order, storage: str | None, catalog: Path) -> str:
-    """Return the command that goes on with this study, to be typed; passwords are left out."""
-    options = [
-        ("--trials", order.num_trials, None),
-        ("--workers", order.num_workers, 1),
-        ("--top", order.num_kept, 1),
-        ("--study", order.study, order.params.search.study),
-        ("--storage", None if storage is None else _without_password(storage), None),
-        ("--data", order.data, DATA),
-        ("--catalog", catalog, CATALOG),
-        ("--device", order.machine.device, "auto"),
-    ]
-    given = [f"{name} {quote(str(value))}" for name, value, default in options if value not in (None, default)]
-    return " ".join(["stackseg search", *given])
-
-
-def _without_password(storage: str) -> str:
-    import sqlalchemy
-
-    from stackseg.lifecycle.address import shown_uri
-
-    scheme = storage.partition(":")[0].partition("+")[0]
-    if scheme in ("sqlite", "journal"):  # files: an @ is of their name
-        return storage
-    if scheme == "grpc":
-        return shown_uri(storage)
-    url = sqlalchemy.make_url(storage)._replace(password=None)
-    return url.difference_update_query(["password", "sslpassword"]).render_as_string()
-
-
-def _finish(study: Study, space: Space, order: Order, command: str, *, apply: bool, register_best: bool) -> None:
-    """Show what the study came to, and leave its results."""
-    from stackseg.errors import ModelError
-    from stackseg.params.file import write_values
-    from stackseg.studies.results import write_best_params, write_queue
-    from stackseg.studies.standing import standing_of
-    from stackseg.studies.study import best_trials
-    from stackseg.studies.trial_runs import trial_folder
-    from stackseg.studies.trials import tidy_bundles
-
-    trials = study.get_trials(deepcopy=False)
-    standing = standing_of(trials)
-    best = best_trials(study)
-    if not best:
-        wanted = [name for name, asked in (("--apply", apply), ("--register-best", register_best)) if asked]
-        failed = [one for one in trials if "failure" in one.user_attrs]
-        if failed:
-            raise ModelError(
-                f"no trial is complete; {len(failed)} failed, the last with: {failed[-1].user_attrs['failure']}",
-                where=f"study {study.study_name}",
-                remedy="mend params.yaml and begin another study",
-            )
-        if wanted:
-            raise ModelError(
-                "no trial is complete",
-                expected="a best one",
-                where=f"study {study.study_name}, {' '.join(wanted)}",
-                remedy=f"go on: {command} --resume {' '.join(wanted)}",
-            )
-        pruned = " (search.pruner lets none pass)" if standing.num_pruned else ""
-        say(f"no trial is complete, {standing.num_pruned} pruned, {standing.num_failed} failed{pruned}")
-        return
-    show_best(study, space, best)
-    show_worth(study)
-    tidy_bundles(study, order.folder, order.num_kept)
-    for one in best[: order.num_kept]:
-        if not trial_folder(order.folder, one.number).is_dir():
-            host = one.user_attrs.get("host")
-            warn(f"the bundle of trial {one.number} is not here: it was made on {host}, or removed as not among --top")
-    queue = order.folder / "queue.sh"
-    write_queue(queue, study, best[: max(order.num_kept, NUM_SHOWN)], space)
-    values = write_best_params(OUTPUTS / "best_params.yaml", study, best[0], space)
-    say(
-        f"{standing.num_complete} complete, {standing.num_pruned} pruned, {standing.num_failed} failed; best: trial "
-        f"{best[0].number}, {OUTPUTS / 'best_params.yaml'} has its params, {queue} queues the best as experiments"
-    )
-    if register_best:
-        _register(order, best[0], space)
-    if apply:
-        _require_unedited(space, order)
-        write_values(PARAMS_FILE, values)
-        say(f"{PARAMS_FILE} has the params of trial {best[0].number}; commit it once `dvc repro` has shown them good")
-        if any(space.present.search.space[key].when for key in values):
-            say("a key with a condition is among them: to search further from here, begin another study by --study")
-        next_step("dvc repro, which trains for the record and scores on the test part")
-    else:
-        next_step(f"{command} --resume --apply, then dvc repro; or mlflow ui")
-
-
-def _require_unedited(space: Space, order: Order) -> None:
-    """Refuse to write the best params beside others than they were tried with."""
-    from stackseg.errors import ParamsError
-    from stackseg.studies.study import identity_of
-
-    now, tried = load_params().flat(), identity_of(space, order.catalog)["fixed"]
-    for key, value in tried.items():
-        if now.get(key, "not there") != value:
-            raise ParamsError(
-                f"{key} was changed to {now.get(key, 'nothing')} while the search went on",
-                expected=f"{value}, with which the trials were made",
-                where=str(PARAMS_FILE),
-                remedy=f"set it back and type the command with --resume; {OUTPUTS / 'best_params.yaml'} has the best",
-            )
-
-
-def _register(order: Order, best: FrozenTrial, space: Space) -> None:
-    from stackseg.aside import write_text_aside
-    from stackseg.cli.registry import register_outputs
-    from stackseg.cli.stages import score_bundle
-    from stackseg.errors import DataError
-    from stackseg.lifecycle.runs import read_run
-    from stackseg.studies.study import RUN_ID
-    from stackseg.studies.trial_runs import trial_folder
-
-    folder = trial_folder(order.folder, best.number)
-    run_file = folder / "run.json"
-    if not run_file.is_file() or read_run(run_file).run_id != best.user_attrs[RUN_ID]:
-        raise DataError(
-            f"the bundle of trial {best.number} is not here: it was made on {best.user_attrs.get('host')}, or removed",
-            expected="the bundle of the best trial",
-            where=str(folder),
-            remedy="register it there; or use --apply, then `dvc repro`",
-        )
-    params = space.present.override(space.overrides(best.params), f"trial {best.number}")
-    write_text_aside(folder / "catalog.json", order.catalog.model_dump_json(indent=1) + "\n")
-    score_bundle(
-        params, order.catalog, data=order.data, model=folder / "model", out=folder, device=order.machine.device
-    )
-    register_outputs(params, data=order.data, out=folder)

@@ -9,7 +9,7 @@ import typer
 
 from stackseg.cli.console import counting, figure, next_step, say, table, training_progress, warn
 from stackseg.cli.data import show_catalog
-from stackseg.cli.project import checkpoints_folder, load_params
+from stackseg.cli.project import CATALOG, checkpoints_folder, load_params
 from stackseg.cli.store import ready_store
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ def attach(app: typer.Typer) -> None:
 
 def catalog(
     data: DataFolder = Path("data"),
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("outputs/catalog.json"),
+    out: Annotated[Path, typer.Option(help="File to write.")] = CATALOG,
 ) -> None:
     """Describe the data: specimens, split, leakage, intensity statistics."""
-    from stackseg.imaging.catalog import build_catalog, write_catalog
+    from stackseg.imaging.catalog import write_catalog
+    from stackseg.imaging.describing import build_catalog
 
     with counting("cataloguing") as progress:
         built = build_catalog(data, load_params(), progress=progress)
@@ -54,7 +55,7 @@ def catalog(
 
 def train(
     data: DataFolder = Path("data"),
-    catalog: CatalogFile = Path("outputs/catalog.json"),
+    catalog: CatalogFile = CATALOG,
     out: Outputs = Path("outputs"),
     device: Device = "auto",
     processes: Annotated[
@@ -109,7 +110,7 @@ def train(
 
 def evaluate(
     data: DataFolder = Path("data"),
-    catalog: CatalogFile = Path("outputs/catalog.json"),
+    catalog: CatalogFile = CATALOG,
     model: Annotated[Path, typer.Option(help="The bundle to score.")] = Path("outputs/model"),
     out: Outputs = Path("outputs"),
     device: Device = "auto",

@@ -1,10 +1,13 @@
-"""The digest by which DVC knows a folder."""
+"""Digests: the one by which DVC knows a folder, and that of decoded pixels."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 
 def data_digest(folder: Path) -> str:
@@ -23,3 +26,10 @@ def file_md5(path: Path) -> str:
     """Return the md5 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def pixel_digest(array: npt.NDArray[np.generic]) -> str:
+    """Return the SHA-256 over type, shape and little-endian pixels of an array."""
+    head = f"{array.dtype.name} {array.shape} ".encode()
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return hashlib.sha256(head + little.tobytes()).hexdigest()

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stackseg.errors import DataError
-from stackseg.imaging.catalog import Catalog, PlaneRecord, pixel_digest
+from stackseg.imaging.catalog import Catalog, PlaneRecord
+from stackseg.imaging.digests import pixel_digest
 from stackseg.imaging.specimens import Specimen, find_specimens
 from stackseg.imaging.splits import Part, PlaneRef
 

@@ -11,8 +11,8 @@ import numpy as np
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from stackseg.imaging.catalog import build_catalog
 from stackseg.imaging.counts import mean_iou
+from stackseg.imaging.describing import build_catalog
 from stackseg.learning.bundle import load_bundle
 from stackseg.learning.devices import pick_device
 from stackseg.learning.evaluation import Evaluation, PlaneCounts, count_planes, summarise

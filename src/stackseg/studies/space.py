@@ -87,7 +87,7 @@ class Space:
         """Let a trial choose; returns dotted key to value, of the dimensions that count."""
         chosen: dict[str, Any] = {}
         for one in self.dimensions:
-            if self._counts(one, chosen):
+            if condition_holds(one.when, chosen, self.present):
                 chosen[one.key] = one.suggest(trial)
         return chosen
 
@@ -99,7 +99,7 @@ class Space:
         """Return the present params as Optuna's parameters."""
         chosen: dict[str, Any] = {}
         for one in self.dimensions:
-            if self._counts(one, chosen):
+            if condition_holds(one.when, chosen, self.present):
                 chosen[one.key] = self.present.value(one.key)
         return {one.key: one.suggested_for(chosen[one.key]) for one in self.dimensions if one.key in chosen}
 
@@ -135,12 +135,6 @@ class Space:
         """Return the space as plain JSON, by which a stored study is known again."""
         entries = self.present.search.space
         return {key: entries[key].model_dump(mode="json", exclude_defaults=True) for key in sorted(entries)}
-
-    def _counts(self, dimension: Dimension, chosen: Mapping[str, Any]) -> bool:
-        return all(
-            (chosen[key] if key in chosen else self.present.value(key)) in values
-            for key, values in dimension.when.items()
-        )
 
     def networks(self) -> Iterator[dict[str, Any]]:
         """Yield every combination of architecture, encoder and its weights that a trial may come to."""
@@ -183,13 +177,18 @@ class Space:
                 yield chosen
                 return
             one = dimensions[depth]
-            if not self._counts(one, chosen):
+            if not condition_holds(one.when, chosen, self.present):
                 yield from below(depth + 1, chosen)
                 return
             for value in _all_values(one):
                 yield from below(depth + 1, {**chosen, one.key: one.value_of(value)})
 
         yield from below(0, {})
+
+
+def condition_holds(when: Mapping[str, Sequence[Any]], chosen: Mapping[str, Any], present: Params) -> bool:
+    """Return whether a condition holds for some chosen values, dotted key to value, beside the present params."""
+    return all((chosen[key] if key in chosen else present.value(key)) in values for key, values in when.items())
 
 
 def _num_values(one: Dimension) -> int:

@@ -16,7 +16,8 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from stackseg.errors import DataError, MachineError, ModelError, ParamsError, StoreError, is_out_of_memory
-from stackseg.imaging.catalog import Catalog, fold_catalog
+from stackseg.imaging.catalog import Catalog
+from stackseg.imaging.describing import fold_catalog
 from stackseg.learning.bundle import load_bundle
 from stackseg.learning.callbacks import TrainingStopped
 from stackseg.learning.devices import pick_device

@@ -13,7 +13,8 @@ import tifffile
 
 from stackseg.errors import DataError
 from stackseg.imaging import stacks
-from stackseg.imaging.catalog import Catalog, build_catalog, fold_catalog
+from stackseg.imaging.catalog import Catalog
+from stackseg.imaging.describing import build_catalog, fold_catalog
 from stackseg.params import Params
 
 CLASSES = [
