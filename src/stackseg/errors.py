@@ -58,6 +58,8 @@ class MachineError(StacksegError):
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error says that a device's or the machine's memory did not suffice."""
-    # on a CPU, torch has no class of its own for it
-    is_torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return is_torchs or isinstance(error, MemoryError)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # torch has no class of its own for it on a CPU, nor where CUDA or a library of it could allocate nothing
+    signs = ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -14,7 +14,7 @@ import tifffile
 from stackseg.errors import DataError
 from stackseg.imaging import stacks
 from stackseg.imaging.catalog import Catalog
-from stackseg.imaging.describing import build_catalog, fold_catalog
+from stackseg.imaging.describing import build_catalog, fold_catalog, folded
 from stackseg.params import Params
 
 CLASSES = [
@@ -191,7 +191,7 @@ def test_a_fold_that_trains_on_constant_planes_only_is_refused(tmp_path: Path) -
     fold = {"split.folds": 2, "split.fold": 1}
     with pytest.raises(DataError, match="training planes are constant"):
         build_catalog(tmp_path, params({**asked, **fold}))
-    with pytest.raises(DataError, match="training planes of fold 1 are constant"):
+    with pytest.raises(DataError, match="fold 1 of 2: all 5 training planes are constant"):
         fold_catalog(described, tmp_path, fold=1, folds=2)
 
 
@@ -200,6 +200,24 @@ def test_a_fold_without_a_class_is_refused(tmp_path: Path) -> None:
     masks[:5] = 0
     write(tmp_path, images, masks)
     described = build_catalog(tmp_path, params({"split.gap": 0}))
-    fold_catalog(described, tmp_path, fold=0, folds=2)
-    with pytest.raises(DataError, match="class grain has no pixel in the training part"):
-        fold_catalog(described, tmp_path, fold=1, folds=2)
+    for fold in range(2):  # before the other is trained
+        with pytest.raises(DataError, match="fold 1 of 2: class grain has no pixel in the training part"):
+            fold_catalog(described, tmp_path, fold=fold, folds=2)
+
+
+def test_each_fold_must_be_trainable_and_scored(tmp_path: Path) -> None:
+    images, masks = planes(12, 0)
+    rare = masks.copy()
+    rare[rare == 5] = 0
+    rare[2] = masks[2]  # the only plane with a grain: one fold validates on it
+    write(tmp_path / "rare" / "s0", images, rare)
+    split = {"split.method": "blocks", "split.gap": 0, "split.validation": 0.1, "split.test": 0.1}
+    described = build_catalog(tmp_path / "rare", params(split))
+    with pytest.raises(DataError, match=r"rare, fold \d of 3: class grain has no pixel in the training part"):
+        folded(described, 3)
+    void = masks.copy()
+    void[:4] = 9
+    write(tmp_path / "void" / "s0", images, void)
+    described = build_catalog(tmp_path / "void", params({**split, "data.ignore": 9}))
+    with pytest.raises(DataError, match=r"void, fold \d of 3: the validation part has no labelled pixel"):
+        folded(described, 3)

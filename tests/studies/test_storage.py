@@ -19,10 +19,11 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.trial import TrialState
 
-from databases import free_port
+from databases import free_port, postgresql
 from stackseg.errors import StoreError
 from stackseg.studies import storage as storage_module
 from stackseg.studies.faults import storage_errors
@@ -288,9 +289,54 @@ class TestNetworks:
         mounted(monkeypatch, {Path("/"): "ext4", tmp_path / "far": "nfs4"})
         assert "a network file system (nfs4)" in refused(tmp_path / "near")
 
+    def test_a_database_that_is_a_link_is_followed(
+        self, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "far").mkdir()
+        (tmp_path / "far" / "optuna.db").write_bytes(whole)
+        (tmp_path / "near").mkdir()
+        (tmp_path / "near" / "optuna.db").symlink_to(tmp_path / "far" / "optuna.db")
+        mounted(monkeypatch, {Path("/"): "ext4", tmp_path / "far": "nfs4"})
+        assert "a network file system (nfs4)" in refused(tmp_path / "near")
+
+    @pytest.mark.parametrize(("first", "then", "refuses"), [("autofs", "nfs4", True), ("nfs4", "ext4", False)])
+    def test_of_two_at_one_place_the_upper_counts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, then: str, refuses: bool
+    ) -> None:
+        mounted(monkeypatch, [(Path("/"), "ext4"), (tmp_path, first), (tmp_path, then)])
+        if refuses:
+            assert f"a network file system ({then})" in refused(tmp_path)
+        else:
+            opened(tmp_path)
+
     def test_a_journal_may_lie_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         mounted(monkeypatch, {Path("/"): "ext4", tmp_path: "nfs4"})
         opened(tmp_path, "journal:optuna.log")
+
+
+@pytest.mark.parametrize("name", ["a{b}", "a{", "{0}", "{SCHEMA_VERSION}"])
+def test_braces_in_a_path_are_no_blanks_to_be_filled(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    study = optuna.create_study(storage=opened(tmp_path / name), study_name="a")
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/{name.replace('{', '{{').replace('}', '}}')}/optuna.db")
+    assert study.study_name == "a"
+
+
+@pytest.mark.slow
+def test_postgresql_tells_the_time_in_utc_wherever_it_stands() -> None:
+    with postgresql() as url, warnings.catch_warnings():
+        engine = sqlalchemy.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("ALTER ROLE stackseg SET timezone = 'Pacific/Kiritimati'"))
+        engine.dispose()
+        storage = opened(Path.cwd(), url)
+        assert isinstance(storage, RDBStorage)
+        for _ in range(2):  # also once a transaction has been rolled back
+            with storage.engine.connect() as connection:
+                assert connection.execute(sqlalchemy.text("SHOW timezone")).scalar() == "UTC"
+                connection.rollback()
+        storage.engine.dispose()
 
 
 class TestOthers:
@@ -395,8 +441,9 @@ class TestOthers:
             _ = 1 / 0
 
 
-def mounted(monkeypatch: pytest.MonkeyPatch, kinds: dict[Path, str]) -> None:
-    found = [SimpleNamespace(mountpoint=str(point), fstype=kind) for point, kind in kinds.items()]
+def mounted(monkeypatch: pytest.MonkeyPatch, kinds: dict[Path, str] | list[tuple[Path, str]]) -> None:
+    pairs = kinds.items() if isinstance(kinds, dict) else kinds
+    found = [SimpleNamespace(mountpoint=str(point), fstype=kind) for point, kind in pairs]
     partitions: Callable[..., list[Any]] = lambda all: found  # noqa: E731
     monkeypatch.setattr(psutil, "disk_partitions", partitions)
 

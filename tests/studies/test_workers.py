@@ -25,6 +25,7 @@ import pytest
 import tifffile
 import torch
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from typer.testing import CliRunner
@@ -42,6 +43,7 @@ from stackseg.learning.training import Machine
 from stackseg.lifecycle.store import prepare_store
 from stackseg.params import read_params
 from stackseg.params.file import read_tree, write_tree, write_values
+from stackseg.studies import trials as trials_module
 from stackseg.studies import workers as workers_module
 from stackseg.studies.runs import close_study_run, study_run
 from stackseg.studies.space_reading import read_space
@@ -594,6 +596,46 @@ def test_data_that_have_changed_are_told_of(searched: tuple[Path, str], tmp_path
     assert "has changed since the catalogue was made. `dvc repro`" in said
 
 
+def test_with_folds_planes_of_the_gap_are_compared_too(searched: tuple[Path, str], tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(searched[0], root)
+    write_values(root / "params.yaml", {"split.gap": 1, "search.folds": 3})
+    run(root, environment(), "stackseg", "catalog")
+    gap = [one.z for one, _ in read_catalog(root / "outputs" / "catalog.json").planes("gap")]
+    assert gap
+    fill_with_noise(root / "data" / "rock", gap)
+    said = search(root, "--trials", "1", "--study", "folded", ok=False)
+    assert "has changed since the catalogue was made. `dvc repro`" in said
+
+
+def test_intensities_of_whole_specimens_with_test_planes_are_refused(
+    searched: tuple[Path, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(searched[0], root)
+    write_values(root / "params.yaml", {"intensity.scope": "specimen"})
+    run(root, environment(), "stackseg", "catalog")
+    said = " ".join(search(root, "--trials", "1", "--study", "whole", ok=False).split())
+    assert "intensity.scope: intensities of the whole of rock, its test planes among them, would reach" in said
+
+
+def test_a_storage_that_is_lost_in_the_end_is_told_in_one_line(
+    searched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(searched[0], root)
+    monkeypatch.chdir(root)
+
+    def lost(*_: Any) -> list[Path]:
+        raise optuna.exceptions.StorageInternalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr("stackseg.studies.runs.draw_study", lost)
+    done = CliRunner().invoke(app, ["search", "--trials", "8", "--resume"])
+    assert isinstance(done.exception, StacksegError)
+    assert "optuna.db: the study storage failed: server closed the connection" in str(done.exception)
+    assert runs_of(root)[0].info.status == "FAILED"
+
+
 def test_the_best_are_not_written_beside_other_params(searched: tuple[Path, str], tmp_path: Path) -> None:
     root = tmp_path / "project"
     shutil.copytree(searched[0], root)
@@ -707,9 +749,56 @@ def kept(dead: optuna.trial.FrozenTrial) -> dict[str, Any]:
 
 def test_a_trial_that_was_trained_to_its_end_has_a_score(project_here: Callable[..., Project]) -> None:
     always = {"name": "threshold", "arguments": {"lower": 1.0, "n_warmup_steps": 3}}
-    (complete,) = trials_in_this_process(project_here(pruner=always), num_trials=1).trials
-    assert complete.state == TrialState.COMPLETE
-    assert max(complete.intermediate_values) == 3
+    for complete in trials_in_this_process(project_here(pruner=always), num_trials=2).trials:
+        assert complete.state == TrialState.COMPLETE
+        assert max(complete.intermediate_values) == 3
+
+
+def test_the_present_params_are_never_pruned(project_here: Callable[..., Project]) -> None:
+    # whoever comes first, as with two workers: the search could else end below what is there
+    never = {"name": "threshold", "arguments": {"lower": 1.0}}
+    first, other = trials_in_this_process(project_here(pruner=never), num_trials=2).trials
+    assert (first.state, max(first.intermediate_values)) == (TrialState.COMPLETE, 3)
+    assert (other.state, max(other.intermediate_values)) == (TrialState.PRUNED, 1)
+
+
+def test_nor_are_they_left_out_of_a_fold(project_here: Callable[..., Project]) -> None:
+    project = project_here(
+        {"train.lr": 1e-7},
+        folds=2,
+        fold_margin=0.0,
+        space={"train.lr": {"choices": [5e-3, 1e-7]}},
+        sampler={"name": "brute_force"},
+    )
+    study = trials_in_this_process(project, num_trials=2)
+    assert study.trials[1].value > study.trials[0].value
+    study.enqueue_trial(study.trials[0].params)  # as where its worker had died
+    again = trials_in_this_process(project, num_trials=3, num_asked=1, resume=True).trials[2]
+    assert again.state == TrialState.COMPLETE
+    assert again.value == study.trials[0].value
+
+
+@pytest.mark.parametrize("ended", ["complete", "pruned"])
+def test_a_trial_whose_run_could_not_be_closed_is_made_once_more(
+    project_here: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    project = project_here(pruner={"name": "threshold", "arguments": {"lower": 1.0}})
+    # the first is complete, the second pruned
+    end = trials_module.end_trial_run
+
+    def end_or_not(trial: optuna.Trial, state: str, *arguments: Any) -> None:
+        if state == ended:
+            raise MlflowException("no answer")
+        end(trial, state, *arguments)
+
+    monkeypatch.setattr(trials_module, "end_trial_run", end_or_not)
+    with pytest.raises(MlflowException, match="no answer"):
+        trials_in_this_process(project, num_trials=2)
+    *_, failed, queued = trials_of(project.folder)
+    assert (failed.state, queued.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert queued.system_attrs["fixed_params"] == failed.params
+    (run,) = runs_of(project.folder)[1][failed.number]
+    assert (run.info.status, run.data.tags["trial.state"]) == ("KILLED", "interrupted")
 
 
 def test_nothing_that_a_failed_training_held_is_there_when_the_next_begins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -833,6 +922,8 @@ def test_the_command_that_goes_on_names_the_user_and_no_password() -> None:
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
         MemoryError("Unable to allocate 8 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_a_trial_out_of_memory_is_recorded_and_the_study_goes_on(

@@ -68,7 +68,7 @@ def search(
     from stackseg.lifecycle.faults import store_lock
     from stackseg.lifecycle.lineage import require_dependency
     from stackseg.studies.buildable import check_buildable
-    from stackseg.studies.faults import storage_errors
+    from stackseg.studies.faults import storage_errors, storage_lost
     from stackseg.studies.interrupts import interruptible
     from stackseg.studies.results import take_folder
     from stackseg.studies.runs import study_run
@@ -96,31 +96,32 @@ def search(
     with storage_errors(shown_uri(url)):
         found, created = open_study(opened, name, space, described, resume=resume)
         kept = num_kept(found, top)
-    folder = OUTPUTS / "search" / name
-    with store_lock(move_lock(root)):
-        take_folder(folder, checkpoints, found)
-    order = Order(
-        params=params,
-        catalog=described,
-        data=data,
-        root=root,
-        url=url,
-        study=name,
-        folder=folder,
-        checkpoints=checkpoints,
-        parent_run=study_run(found, experiment_id, move_lock(root)),
-        machine=machine,
-        num_trials=trials,
-        num_workers=workers,
-        num_kept=kept,
-        # a sampler that begins anew in a study that is there would draw what was drawn before
-        seed=first_seed(params) if created else secrets.randbelow(2**31),
-        deadline=None if timeout is None else time.time() + timeout,
-    )
-    command = same_search(order, storage, catalog)
-    with interruptible():
-        _make_trials(order, found, experiment_id, command)
-    leave_results(found, space, order, command, apply=apply, register_best=register_best)
+    with storage_lost(shown_uri(url)):
+        folder = OUTPUTS / "search" / name
+        with store_lock(move_lock(root)):
+            take_folder(folder, checkpoints, found)
+        order = Order(
+            params=params,
+            catalog=described,
+            data=data,
+            root=root,
+            url=url,
+            study=name,
+            folder=folder,
+            checkpoints=checkpoints,
+            parent_run=study_run(found, experiment_id, move_lock(root)),
+            machine=machine,
+            num_trials=trials,
+            num_workers=workers,
+            num_kept=kept,
+            # a sampler that begins anew in a study that is there would draw what was drawn before
+            seed=first_seed(params) if created else secrets.randbelow(2**31),
+            deadline=None if timeout is None else time.time() + timeout,
+        )
+        command = same_search(order, storage, catalog)
+        with interruptible():
+            _make_trials(order, found, experiment_id, command)
+        leave_results(found, space, order, command, apply=apply, register_best=register_best)
 
 
 def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -> None:
@@ -146,7 +147,7 @@ def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -
 def _readable(space: Space, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any, Any]:
     from stackseg.errors import ParamsError
     from stackseg.imaging.catalog import read_catalog, require_described_by
-    from stackseg.imaging.describing import fold_catalog
+    from stackseg.imaging.describing import folded
     from stackseg.imaging.unchanged import require_same_planes
     from stackseg.learning.devices import pick_device
     from stackseg.learning.training import Machine
@@ -162,14 +163,15 @@ def _readable(space: Space, catalog: Path, data: Path, device: str, register_bes
     picked = pick_device(device)
     described = read_catalog(catalog)
     require_described_by(described, params, catalog)
-    context = space.most("model.context_slices")
-    described.require_test_apart(context, folds=params.search.folds)
+    context, folds = space.most("model.context_slices"), params.search.folds
+    described.require_test_unread()
+    described.require_test_apart(context, folds=folds)
+    if folds is not None:
+        folded(described, folds)
     with err().status("comparing the planes with the catalogue"):
         parts: tuple[Part, ...] = ("training", "validation")
-        # neighbours are input too
-        require_same_planes(described, data, *parts, *(("gap", "unused") if context else ()))
-    if params.search.folds is not None:
-        fold_catalog(described, data, fold=0, folds=params.search.folds)
+        # neighbours are input too, and a gap is another in each fold
+        require_same_planes(described, data, *parts, *(("gap", "unused") if context or folds is not None else ()))
     return described, Machine(device=device), picked
 
 

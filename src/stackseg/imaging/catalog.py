@@ -130,6 +130,25 @@ class Catalog(Record):
         for parts in [own] if folds is None else self.fold_parts(folds):
             require_test_apart(parts, depths, context_slices)
 
+    def require_test_unread(self) -> None:
+        """Refuse intensities that are those of whole specimens where some hold planes of the test part beside others.
+
+        Raises
+        ------
+        ParamsError
+            Pixels of test planes would be among those that training and validation are standardised by.
+        """
+        if self.intensity.params.scope != "specimen":
+            return
+        for one in self.specimens:
+            if {"test"} < {plane.part for plane in one.planes}:
+                raise ParamsError(
+                    f"intensities of the whole of {one.name}, its test planes among them, would reach the training",
+                    expected="intensity.scope dataset or plane, or test planes in specimens of their own",
+                    where="intensity.scope",
+                    remedy="set it to dataset, then `dvc repro catalog`; or choose split.method: specimens",
+                )
+
     def fold_parts(self, folds: int) -> list[dict[PlaneRef, Part]]:
         """Return the part of each annotated plane in each of so many folds; the test part is that of all.
 

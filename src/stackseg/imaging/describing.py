@@ -19,7 +19,7 @@ from stackseg.imaging.leakage import measure_leakage, reduce_plane
 from stackseg.imaging.profile import PlaneFigures, plane_figures, profile_of
 from stackseg.imaging.specimens import Specimen, find_specimens
 from stackseg.imaging.splits import Part, PlaneRef, assign_parts
-from stackseg.imaging.summary import summarised
+from stackseg.imaging.summary import require_trainable, summarised
 from stackseg.params import Params
 from stackseg.params.split import SplitParams
 
@@ -71,10 +71,6 @@ def build_catalog(
         progress(done + 1, len(refs))
 
     training = [ref for ref in refs if parts[ref] == "training"]
-    if all(records[ref].constant for ref in training):
-        raise DataError(
-            f"all {len(training)} training planes are constant", where=str(data), remedy="check the images' export"
-        )
     statistics = None
     if params.intensity.scope == "dataset":
         coloured = (apply_colour(image(ref), colour, str(ref)) for ref in training)
@@ -117,10 +113,8 @@ def fold_catalog(catalog: Catalog, data: Path, *, fold: int, folds: int) -> Cata
     DataError
         There are fewer planes, groups or specimens than folds, or a class is missing from the training part.
     """
-    split = SplitParams(**catalog.split.model_dump() | {"folds": folds, "fold": fold})
-    described = dict(catalog.planes(*PARTS))
-    # all folds, so that an empty one is told of before the first is trained
-    parts = catalog.fold_parts(folds)[fold]
+    parted = folded(catalog, folds)[fold]
+    parts = {ref: plane.part for ref, plane in parted.planes(*PARTS)}
     by_name = {one.name: one for one in find_specimens(data)}
     policy = catalog.intensity
 
@@ -137,26 +131,47 @@ def fold_catalog(catalog: Catalog, data: Path, *, fold: int, folds: int) -> Cata
         if part == "training":
             figures.append(plane_figures(coloured_yxc))
     training = [ref for ref, part in parts.items() if part == "training"]
-    if all(described[ref].constant for ref in training):
-        raise DataError(
-            f"all {len(training)} training planes of fold {fold} are constant",
-            where=str(data),
-            remedy="check the images' export",
-        )
     statistics = None
     if policy.params.scope == "dataset":
         statistics = fit_statistics((image(ref) for ref in training), len(training), policy.params)
     return summarised(
-        catalog.model_copy(
+        parted.model_copy(
             update={
-                "split": split,
                 "intensity": policy.model_copy(update={"statistics": statistics}),
                 "profile": profile_of(figures),
                 "leakage": measure_leakage(reduced, {ref: parts[ref] for ref in reduced}),
-                "specimens": tuple(_with_parts(one, parts) for one in catalog.specimens),
             }
         )
     )
+
+
+def folded(catalog: Catalog, folds: int) -> list[Catalog]:
+    """Return the catalogue with the parts of each fold, all else being that of the whole; no plane is read.
+
+    Raises
+    ------
+    DataError
+        There are fewer planes, groups or specimens than folds; or in one of them a class is missing from the training
+        part, all its planes are constant, or the validation part has no labelled pixel.
+    """
+    parted = []
+    for fold, parts in enumerate(catalog.fold_parts(folds)):
+        one = catalog.model_copy(
+            update={
+                "split": SplitParams(**catalog.split.model_dump() | {"folds": folds, "fold": fold}),
+                "specimens": tuple(_with_parts(specimen, parts) for specimen in catalog.specimens),
+            }
+        )
+        require_trainable(one, f"{catalog.data}, fold {fold} of {folds}")
+        if not any(one.class_pixels("validation")):
+            raise DataError(
+                "the validation part has no labelled pixel",
+                expected="some in each fold",
+                where=f"{catalog.data}, fold {fold} of {folds}",
+                remedy="take fewer folds, or another split",
+            )
+        parted.append(one)
+    return parted
 
 
 def _with_parts(specimen: SpecimenRecord, parts: Mapping[PlaneRef, Part]) -> SpecimenRecord:

@@ -1,4 +1,4 @@
-"""What follows from the parts of a catalogue's planes: shares of the classes, and what to warn of."""
+"""What follows from the parts of a catalogue's planes: whether they can be trained on, shares, and what to warn of."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def summarised(catalog: Catalog) -> Catalog:
     Raises
     ------
     DataError
-        A class has no pixel in the training part.
+        The training part cannot be trained on.
     """
-    _check_training_classes(catalog)
+    require_trainable(catalog, catalog.data)
     return catalog.model_copy(
         update={
             "class_fractions": {part: _fractions(catalog, part) for part in PARTS if catalog.planes(part)},
@@ -26,13 +26,25 @@ def summarised(catalog: Catalog) -> Catalog:
     )
 
 
-def _check_training_classes(catalog: Catalog) -> None:
+def require_trainable(catalog: Catalog, where: str) -> None:
+    """Refuse a training part without contrast, or without a class.
+
+    Raises
+    ------
+    DataError
+        All its planes are constant, or a class has no pixel in it.
+    """
+    training = catalog.planes("training")
+    if all(plane.constant for _, plane in training):
+        raise DataError(
+            f"all {len(training)} training planes are constant", where=where, remedy="check the images' export"
+        )
     missing = [one.name for one, n in zip(catalog.classes, catalog.class_pixels("training"), strict=True) if n == 0]
     if missing:
         raise DataError(
             f"class {', '.join(missing)} has no pixel in the training part",
             expected="every class of data.classes in training",
-            where=catalog.data,
+            where=where,
             remedy="choose another split (split.method: explicit), annotate more, or drop it from data.classes",
         )
 

@@ -46,17 +46,26 @@ def storage_errors(where: str) -> Iterator[None]:
         raise as_storage_error(error, where) from error
 
 
+@contextmanager
+def storage_lost(where: str) -> Iterator[None]:
+    """Turn what only a study storage raises into a one-line StoreError; a fault of a file may be of another file's."""
+    try:
+        yield
+    except Exception as error:
+        if not is_of_storage_alone(error):
+            raise
+        raise as_storage_error(error, where) from error
+
+
+def is_of_storage_alone(error: Exception) -> bool:
+    """Return whether nothing but a study storage raises such an exception."""
+    kinds = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
+    return isinstance(error, kinds) or type(error).__module__.startswith(("grpc", "psycopg"))
+
+
 def is_storage_error(error: Exception) -> bool:
     """Return whether an exception comes from a study storage."""
-    module = type(error).__module__
-    kinds = (
-        optuna.exceptions.StorageInternalError,
-        sqlalchemy.exc.SQLAlchemyError,
-        sqlite3.Error,
-        ImportError,
-        OSError,
-    )
-    return isinstance(error, kinds) or module.startswith(("grpc", "psycopg"))
+    return isinstance(error, sqlite3.Error | ImportError | OSError) or is_of_storage_alone(error)
 
 
 def as_storage_error(error: Exception, where: str) -> StoreError:

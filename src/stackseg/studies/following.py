@@ -25,7 +25,8 @@ class Follower:
         self._most_epochs = most_epochs
         self._num_epochs = most_epochs
         self._last_step = 0
-        self.prunes = False
+        self.reports = False
+        self.may_prune = True
         self.notes_run = True
 
     def on_start(self, start: TrainingStart) -> None:
@@ -44,7 +45,7 @@ class Follower:
         """Report the epoch's score."""
         if is_taken(self._trial):
             raise TrialTaken
-        if not self.prunes or report.validation_mean_iou is None:
+        if not self.reports or report.validation_mean_iou is None:
             return
         # trials of fewer epochs are compared with the longest at the same share of their schedules
         step = (report.epoch + 1) * self._most_epochs // self._num_epochs
@@ -53,7 +54,10 @@ class Follower:
         self._last_step = step
         self._trial.report(report.validation_mean_iou, step=step)
         # what is trained to its last epoch has a score
-        if report.epoch + 1 < self._num_epochs and self._trial.should_prune():
+        if report.epoch + 1 == self._num_epochs:
+            return
+        # asked in any case: the pruner notes who has come so far, and compares others with them
+        if self._trial.should_prune() and self.may_prune:
             raise TrainingStopped(f"pruned at epoch {report.epoch + 1}")
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -117,7 +118,7 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
             _refuse_others_tables(url)
             try:
                 return RDBStorage(
-                    url,
+                    _unformatted(url),
                     engine_kwargs=arguments,
                     heartbeat_interval=heartbeat,
                     grace_period=GRACE * heartbeat,
@@ -141,7 +142,15 @@ def open_storage(url: str, *, root: Path, heartbeat: int, on_stale: StaleCallbac
                 _take_turns(storage.engine)
                 return storage
         with _advisory_lock(url):
-            return connect()
+            storage = connect()
+            if url.startswith("postgresql"):
+                _keep_one_clock(storage.engine)
+            return storage
+
+
+def _unformatted(url: str) -> str:
+    """Return an address as Optuna wants it: it would fill in what stands in braces."""
+    return url.replace("{", "{{").replace("}", "}}")
 
 
 def _refuse_others_tables(url: str) -> None:
@@ -175,6 +184,19 @@ def _take_turns(engine: sqlalchemy.Engine) -> None:
     @sqlalchemy.event.listens_for(engine, "begin")
     def begin(connection: sqlalchemy.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _keep_one_clock(engine: sqlalchemy.Engine) -> None:
+    """Let sessions of PostgreSQL tell the time in UTC: heartbeats are stored without a zone.
+
+    Where the clock is put forward in spring, all workers would have been silent for an hour.
+    """
+    engine.dispose()  # connections that were made before do not know of it
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def tell_utc(connection: Any, _: object) -> None:
+        connection.cursor().execute("SET TIME ZONE 'UTC'")
+        connection.commit()  # what is rolled back is forgotten
 
 
 def _no_proxy(url: str) -> StoreError:
@@ -236,7 +258,7 @@ def _create_whole(file: Path) -> None:
         return
     new = file.with_name(f"{file.name}.new-{uuid4().hex}")
     try:
-        RDBStorage(sqlite_uri(new)).engine.dispose()
+        RDBStorage(_unformatted(sqlite_uri(new))).engine.dispose()
         os.replace(new, file)
     finally:
         for remains in file.parent.glob(f"{file.name}.new-*"):
@@ -264,9 +286,10 @@ def _refuse_network(file: Path) -> None:
         raise StoreError("no such folder", where=str(file.parent), remedy="make it, or correct --storage")
     if not os.access(file.parent, os.W_OK):
         raise StoreError("cannot be written", where=str(file.parent), remedy="give yourself write permission there")
-    folder = file.parent.resolve()
+    folder = file.resolve().parent
     mounts = [one for one in psutil.disk_partitions(all=True) if folder.is_relative_to(one.mountpoint)]
-    nearest = max(mounts, key=lambda one: len(one.mountpoint), default=None)
+    # of several at one place the last: an automount lies beneath the file system that it brought
+    nearest = max(reversed(mounts), key=lambda one: len(one.mountpoint), default=None)
     if nearest is not None and any(sign in nearest.fstype.lower() for sign in NETWORK_FILE_SYSTEMS):
         raise StoreError(
             f"a network file system ({nearest.fstype}), on which sqlite loses trials",

@@ -73,18 +73,12 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
     shutil.rmtree(trial_folder(bench.checkpoints, trial.number), ignore_errors=True)
     trial.set_user_attr(RUN_ID, None)  # a trial that is made once more still has that of the one before
     started = time.perf_counter()
-    follower = Follower(trial, bench.space.most("train.epochs"), bench.must_end)
     try:
-        try:
-            values = _own_values(trial, bench, follower)
-        finally:
-            # first of all: on a full disk this makes room for what is to be told of the trial
-            shutil.rmtree(trial_folder(bench.checkpoints, trial.number), ignore_errors=True)
+        values = _told_values(trial, bench, started)
     except TrialTaken:
         end_trial_run(trial, "stale", started, "its worker was silent for too long")
         raise
     except TrialPruned:
-        end_trial_run(trial, "pruned", started)
         raise
     except KeyboardInterrupt:
         if not is_taken(trial):
@@ -103,10 +97,6 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
             open_trial_run(trial, bench.experiment_id, bench.parent_run)
         end_trial_run(trial, "failed", started, message)
         raise TrialError(message) from None
-    objectives = bench.space.present.search.objectives
-    run_id = trial.user_attrs[RUN_ID]
-    log_metrics(run_id, {f"objective/{name}": value for name, value in zip(objectives, values, strict=True)})
-    end_trial_run(trial, "complete", started)
     return values[0] if len(values) == 1 else values
 
 
@@ -131,10 +121,28 @@ def _is_its_own(error: Exception, trial: Trial) -> bool:
     return MET in trial.user_attrs
 
 
-def _own_values(trial: Trial, bench: Bench, follower: Follower) -> tuple[float, ...]:
+def _told_values(trial: Trial, bench: Bench, started: float) -> tuple[float, ...]:
+    """Return the trial's values, once its run has them; a run that MLflow could not close is not that of a trial."""
+    try:
+        try:
+            values = _own_values(trial, bench)
+        finally:
+            # first of all: on a full disk this makes room for what is to be told of the trial
+            shutil.rmtree(trial_folder(bench.checkpoints, trial.number), ignore_errors=True)
+    except TrialPruned:
+        end_trial_run(trial, "pruned", started)
+        raise
+    objectives = bench.space.present.search.objectives
+    told = {f"objective/{name}": value for name, value in zip(objectives, values, strict=True)}
+    log_metrics(trial.user_attrs[RUN_ID], told)
+    end_trial_run(trial, "complete", started)
+    return values
+
+
+def _own_values(trial: Trial, bench: Bench) -> tuple[float, ...]:
     """Return the trial's values, unless it has become another's."""
     try:
-        values = _values(trial, bench, follower)
+        values = _values(trial, bench)
     except Exception:
         # nothing can be noted of a trial that has ended: whatever was raised may come from that
         if is_taken(trial):
@@ -145,12 +153,15 @@ def _own_values(trial: Trial, bench: Bench, follower: Follower) -> tuple[float, 
     return values
 
 
-def _values(trial: Trial, bench: Bench, follower: Follower) -> tuple[float, ...]:
+def _values(trial: Trial, bench: Bench) -> tuple[float, ...]:
+    follower = Follower(trial, bench.space.most("train.epochs"), bench.must_end)
     overrides = bench.space.suggest(trial)
     trial.set_user_attr("host", socket.gethostname())
     params = bench.space.present.override(overrides, f"trial {trial.number}")
     search = params.search
-    follower.prunes = len(search.objectives) == 1
+    follower.reports = len(search.objectives) == 1
+    # what others are to be better than has a score, whoever comes first
+    follower.may_prune = trial.params != bench.space.first_trial()
     if search.folds is None:
         result = _train(trial, bench, params, bench.catalog, follower, trial_folder(bench.folder, trial.number))
         score = _score(result)
@@ -198,14 +209,15 @@ def _folds(trial: Trial, bench: Bench, params: Params, follower: Follower, num_f
         out = trial_folder(bench.folder, trial.number) / str(fold)
         catalog = fold_catalog(bench.catalog, bench.data, fold=fold, folds=num_folds)
         result = _train(trial, bench, params, catalog, follower, out, fold)
-        follower.prunes = False  # the pruner compares the epochs of fold 0
+        follower.reports = False  # the pruner compares the epochs of fold 0
         scores.append(_score(result))
         trial.set_user_attr(FOLD_SCORES, scores)
         mean = sum(scores) / len(scores)
         log_metrics(run_id, {"folds/mean_iou": scores[-1], "folds/running_mean_iou": mean}, step=fold)
         best = _best_folds(trial.study)
         # of several objectives, one that trails in this one may lead in another
-        if len(params.search.objectives) == 1 and fold + 1 < num_folds and len(best) == num_folds:
+        may_end = follower.may_prune and len(params.search.objectives) == 1
+        if may_end and fold + 1 < num_folds and len(best) == num_folds:
             behind = sum(best[: fold + 1]) / (fold + 1) - mean
             if behind > bench.space.present.search.fold_margin:
                 raise TrialPruned(f"pruned after fold {fold}: {behind:.4f} behind the best trial on the same folds")

@@ -35,10 +35,11 @@ from stackseg.studies.interrupts import Interrupts, ending_signals
 from stackseg.studies.space_reading import read_space
 from stackseg.studies.stale import stale_callback
 from stackseg.studies.standing import standing_of
-from stackseg.studies.storage import has_heartbeat, open_storage
+from stackseg.studies.storage import GRACE, has_heartbeat, open_storage
 from stackseg.studies.strategies import build_sampler
 from stackseg.studies.study import fail_stale_trials, load_study
 from stackseg.studies.trials import Bench, TrialError, make_trial, tidy_bundles
+from stackseg.studies.wakefulness import Wakefulness
 
 POLL_S = 1.0
 # a worker that is told to end has one step to finish and a run to close
@@ -112,10 +113,13 @@ def run_workers(
             theirs.close()
             workers.append((process, ours))
         signal.signal(signal.SIGINT, noting)
+        heartbeat = order.params.search.heartbeat
+        awake = Wakefulness(heartbeat, GRACE * heartbeat)
         while any(process.is_alive() for process, _ in workers):
             interrupts.raise_asked()
             with storage_errors(shown_uri(order.url)):
-                fail_stale_trials(study)  # workers look for such only between their trials
+                if awake.for_long():
+                    fail_stale_trials(study)  # workers look for such only between their trials
                 on_change(study.get_trials(deepcopy=False))
             _raise_told(workers)
             time.sleep(POLL_S)
@@ -193,10 +197,9 @@ def _make_trials(order: Order, place: int, stop: Event, must_end: Callable[[], b
         if standing.num_finished >= order.num_trials or must_end():
             return
         if standing.num_finished + standing.num_running >= order.num_trials:
-            # the last ones are being made: should their workers die, they are taken up here
+            # the last ones are being made: should their workers die, the search finds it out and they are queued
             if not has_heartbeat(storage):
                 return
-            fail_stale_trials(study)
             time.sleep(POLL_S)
             continue
         _make_one(study, bench)
