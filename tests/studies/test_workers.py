@@ -325,6 +325,7 @@ def trials_in_this_process(
         parent_run=study_run(study, ready.experiment_id, root / "lock"),
         machine=Machine(device="cpu"),
         num_trials=num_trials,
+        worker="here",
         must_end=lambda: False,
     )
     study.optimize(lambda trial: make_trial(trial, bench), n_trials=num_asked or num_trials, catch=(TrialError,))
@@ -355,6 +356,23 @@ def test_a_killed_worker_loses_no_trial(tmp_path: Path) -> None:
         going.wait()
     _, alive = psutil.wait_procs(workers, 60)
     assert alive == []
+
+
+@pytest.mark.parametrize("storage", [[], ["--storage", "journal:study.log"]], ids=["sqlite", "journal"])
+def test_a_search_whose_only_worker_was_killed_leaves_nothing_open(tmp_path: Path, storage: list[str]) -> None:
+    root = make_project(tmp_path / "project", LONG, pruner={"name": "none", "arguments": {}})
+    going = Background(root, "--trials", "2", *storage)
+    wait_for((root / "mlflow.db").exists)  # whole, once it is there
+    wait_for(lambda: [one for one in all_runs(root) if "trial" in one.data.tags])
+    (worker,) = going.workers()
+    worker.send_signal(signal.SIGKILL)
+    assert going.wait() == 1
+    assert "worker 0 was ended by signal 9 (9: often for want of memory); 0 of 2 trials are finished" in going.said
+    assert "Traceback" not in going.said
+    runs = all_runs(root)
+    assert {one.info.status for one in runs} == {"FAILED", "KILLED"}
+    (closed,) = [one for one in runs if "trial" in one.data.tags]
+    assert (closed.info.status, closed.data.tags["trial.state"]) == ("KILLED", "stale")
 
 
 def test_a_worker_that_was_only_suspended_leaves_its_trial_to_the_one_who_took_it_up(tmp_path: Path) -> None:

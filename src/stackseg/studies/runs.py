@@ -65,6 +65,7 @@ def close_left_runs(study: Study, run_id: str, experiment_id: str) -> None:
     """
     client = MlflowClient()
     trials = study.get_trials(deepcopy=False)
+    stale = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
         number, above = run.data.tags.get("trial"), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
         if number is None or above is None:
@@ -74,9 +75,10 @@ def close_left_runs(study: Study, run_id: str, experiment_id: str) -> None:
             continue
         trial = trials[int(number)]
         if trial.state.is_finished():
-            state = "failed" if FAILURE in trial.user_attrs else "interrupted"
-            if trial.state != TrialState.FAIL:
-                state = trial.state.name.lower()
+            state = trial.state.name.lower()
+            if trial.state == TrialState.FAIL:
+                given_up = "stale" if trial.number in stale else "interrupted"
+                state = "failed" if FAILURE in trial.user_attrs else given_up
             close_trial_run(run.info.run_id, state, "its run had been left open")
 
 

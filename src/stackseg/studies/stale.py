@@ -9,14 +9,14 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from stackseg.lifecycle.runs import find_run
 from stackseg.studies.standing import taken_up
-from stackseg.studies.study import RUN_ID
+from stackseg.studies.study import RUN_ID, WORKER
 from stackseg.studies.trial_runs import close_trial_run, trial_folder
 
 
@@ -41,3 +41,24 @@ def stale_callback(checkpoints: Path) -> Callable[[Study, FrozenTrial], None]:
                 close_trial_run(one.info.run_id, "stale", "its worker died")
 
     return retry_and_close
+
+
+def end_trials_of(worker: str, study: Study, on_stale: Callable[[Study, FrozenTrial], None]) -> None:
+    """Fail the trial of a worker that is known to be dead, and have it made once more: no heartbeat need be waited for.
+
+    Parameters
+    ----------
+    worker
+        Its name, as its trials have it.
+    study
+        The study it made trials of.
+    on_stale
+        See `stale_callback`.
+    """
+    for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if one.user_attrs.get(WORKER) == worker:
+            try:
+                study.tell(one.number, state=TrialState.FAIL)
+            except (ValueError, UpdateFinishedTrialError):  # others have found it out at the same moment
+                continue
+            on_stale(study, study.trials[one.number])

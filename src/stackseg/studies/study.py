@@ -27,7 +27,7 @@ from stackseg.studies.strategies import DIRECTIONS, build_pruner
 IDENTITY, STUDY_ID = "stackseg.identity", "stackseg.id"
 HEARTBEAT, NUM_KEPT = "stackseg.heartbeat", "stackseg.num_kept"
 # attributes of a trial
-RUN_ID, FOLD_SCORES = "run_id", "fold_scores"
+RUN_ID, FOLD_SCORES, WORKER = "run_id", "fold_scores", "worker"
 # a study between two trials is still at work
 _PAUSE_S = 3
 _CREATION_TIMEOUT_S = 30

@@ -31,7 +31,7 @@ from stackseg.studies.faults import is_storage_error
 from stackseg.studies.following import Follower, TrialTaken, is_taken
 from stackseg.studies.space import Space
 from stackseg.studies.standing import FAILURE, MET, hand_back, standing_of
-from stackseg.studies.study import FOLD_SCORES, RUN_ID, best_trials
+from stackseg.studies.study import FOLD_SCORES, RUN_ID, WORKER, best_trials
 from stackseg.studies.trial_runs import end_trial_run, open_trial_run, trial_folder, trial_tags
 
 
@@ -52,6 +52,8 @@ class Bench:
     parent_run: str
     machine: Machine
     num_trials: int
+    worker: str
+    """The name of this process, unlike that of any other."""
     must_end: Callable[[], bool]
     """Whether this process has been told to end, or has lost the one that started it."""
 
@@ -71,6 +73,7 @@ def make_trial(trial: Trial, bench: Bench) -> float | tuple[float, ...]:
     _refuse_surplus(trial, bench)
     # no trial is begun twice: what lies there is that of a study of this name which is gone
     shutil.rmtree(trial_folder(bench.checkpoints, trial.number), ignore_errors=True)
+    trial.set_user_attr(WORKER, bench.worker)
     trial.set_user_attr(RUN_ID, None)  # a trial that is made once more still has that of the one before
     started = time.perf_counter()
     try:

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from uuid import uuid4
 
 import mlflow
 import torch
@@ -33,7 +34,7 @@ from stackseg.studies.faults import as_storage_error, is_storage_error, storage_
 from stackseg.studies.following import TrialTaken
 from stackseg.studies.interrupts import Interrupts, ending_signals
 from stackseg.studies.space_reading import read_space
-from stackseg.studies.stale import stale_callback
+from stackseg.studies.stale import end_trials_of, stale_callback
 from stackseg.studies.standing import standing_of
 from stackseg.studies.storage import GRACE, has_heartbeat, open_storage
 from stackseg.studies.strategies import build_sampler
@@ -101,31 +102,44 @@ def run_workers(
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     workers: list[tuple[BaseProcess, Connection]] = []
+    on_stale = stale_callback(order.checkpoints)
+    taken_up: set[str] = set()
+
+    def take_up() -> None:
+        """Take up the trials of workers that have died since the last time."""
+        for process, _ in workers:
+            if not process.is_alive() and process.name not in taken_up:
+                taken_up.add(process.name)
+                end_trials_of(process.name, study, on_stale)
+
     interrupts = Interrupts(*ending_signals())
     try:
         # a child that is about to start would end with a traceback
         noting = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for place in range(order.num_workers):
             ours, theirs = context.Pipe(duplex=False)
-            arguments = (order, place, os.getpid(), theirs, stop)
-            process = context.Process(target=_work, args=arguments, name=f"worker {place}")
+            # of all machines and searches, one worker has this name
+            name = f"worker {place} {uuid4().hex}"
+            arguments = (order, place, name, os.getpid(), theirs, stop)
+            process = context.Process(target=_work, args=arguments, name=name)
             process.start()
             theirs.close()
             workers.append((process, ours))
         signal.signal(signal.SIGINT, noting)
-        heartbeat = order.params.search.heartbeat
-        awake = Wakefulness(heartbeat, GRACE * heartbeat)
+        awake = Wakefulness(GRACE * order.params.search.heartbeat)
         while any(process.is_alive() for process, _ in workers):
             interrupts.raise_asked()
             with storage_errors(shown_uri(order.url)):
                 if awake.for_long():
                     fail_stale_trials(study)  # workers look for such only between their trials
+                take_up()
                 on_change(study.get_trials(deepcopy=False))
             _raise_told(workers)
             time.sleep(POLL_S)
         interrupts.raise_asked()
         _raise_told(workers)
         with storage_errors(shown_uri(order.url)):
+            take_up()
             trials = study.get_trials(deepcopy=False)
         on_change(trials)
         _require_ended_well(workers, standing_of(trials).num_finished, order.num_trials)
@@ -138,7 +152,7 @@ def run_workers(
         interrupts.restore()
 
 
-def _work(order: Order, place: int, parent_process: int, told: Connection, stop: Event) -> None:
+def _work(order: Order, place: int, name: str, parent_process: int, told: Connection, stop: Event) -> None:
     """Make trials until there are enough; the body of a worker process."""
     os.setpgrp()  # an interrupt from the terminal is for the parent, which passes it on, once
     interrupts = Interrupts(signal.SIGINT, signal.SIGTERM, patience=_PATIENCE_S)
@@ -146,7 +160,7 @@ def _work(order: Order, place: int, parent_process: int, told: Connection, stop:
     threading.excepthook = _pass_over_storage_errors
     torch.set_num_threads(share_of_threads(order.num_workers))
     try:
-        _make_trials(order, place, stop, lambda: interrupts.asked or os.getppid() != parent_process)
+        _make_trials(order, place, name, stop, lambda: interrupts.asked or os.getppid() != parent_process)
     except KeyboardInterrupt:
         pass
     except StacksegError as error:
@@ -170,7 +184,7 @@ def _pass_over_storage_errors(error: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(error)
 
 
-def _make_trials(order: Order, place: int, stop: Event, must_end: Callable[[], bool]) -> None:
+def _make_trials(order: Order, place: int, name: str, stop: Event, must_end: Callable[[], bool]) -> None:
     ready = prepare_store(order.root, experiment=order.params.project.experiment)
     space = read_space(order.params)
     storage = open_storage(
@@ -190,6 +204,7 @@ def _make_trials(order: Order, place: int, stop: Event, must_end: Callable[[], b
         parent_run=order.parent_run,
         machine=replace(order.machine, device=device_of(order.machine.device, place)),
         num_trials=order.num_trials,
+        worker=name,
         must_end=must_end,
     )
     while not stop.is_set() and (order.deadline is None or time.time() < order.deadline):
@@ -261,7 +276,7 @@ def _require_ended_well(workers: Sequence[tuple[BaseProcess, Connection]], num_f
     cause = f"was ended by signal {-code} (9: often for want of memory)" if code < 0 else f"ended with exit code {code}"
     memory = "; fewer --workers, or a smaller train.batch_size, need less memory" if code == -signal.SIGKILL else ""
     raise MachineError(
-        f"{ended[0].name} {cause}; {num_finished} of {num_trials} trials are finished",
+        f"{' '.join(ended[0].name.split()[:2])} {cause}; {num_finished} of {num_trials} trials are finished",
         where="stackseg search",
         remedy=f"--resume goes on{memory}",
     )
