@@ -189,5 +189,5 @@ def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -
     if not has_heartbeat(opened):
         kind = "a journal file" if url.startswith("journal:") else "a gRPC proxy"
         torn = " and a line torn by a full disk spoils the study" if url.startswith("journal:") else ""
-        warn(f"{kind} knows no heartbeat: a trial whose worker dies stays running{torn}")
+        warn(f"{kind} knows no heartbeat: a trial stays running when its search is killed{torn}")
     return url, opened
