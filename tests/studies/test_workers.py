@@ -381,7 +381,7 @@ def test_a_worker_that_was_only_suspended_leaves_its_trial_to_the_one_who_took_i
     try:
         (suspended,) = wait_for(lambda: training_trials(root))
         (worker,) = going.workers()
-        worker.suspend()
+        wait_for(lambda: suspended_between_two_words(worker, root))
         wait_for(lambda: trials_of(root)[0].state == TrialState.FAIL)
         worker.resume()
         # it goes on, with the same params under another number
@@ -396,6 +396,20 @@ def test_a_worker_that_was_only_suspended_leaves_its_trial_to_the_one_who_took_i
     finally:
         going.process.send_signal(signal.SIGTERM)
         going.wait()
+
+
+def suspended_between_two_words(worker: psutil.Process, root: Path) -> bool:
+    """Suspend a worker; amid a transaction it would keep everybody from the database, and is woken again."""
+    worker.suspend()
+    for name in ("optuna.db", "mlflow.db"):
+        with closing(sqlite3.connect(root / name, timeout=5, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                worker.resume()
+                return False
+    return True
 
 
 def test_an_interrupted_search_closes_its_runs_and_goes_on(tmp_path: Path) -> None:
