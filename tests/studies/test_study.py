@@ -18,12 +18,13 @@ from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
 from stackseg.errors import StoreError
+from stackseg.imaging import describing
 from stackseg.params import Params
 from stackseg.studies import study as study_module
 from stackseg.studies.space import Space
 from stackseg.studies.space_reading import read_space
 from stackseg.studies.storage import open_storage, storage_url
-from stackseg.studies.study import best_trials, load_study, num_kept, objective_place, open_study
+from stackseg.studies.study import best_trials, identity_of, load_study, num_kept, objective_place, open_study
 
 OPTIMIZERS = {"choices": ["adamw", "sgd"]}
 STEPPED = {"train.epochs": {"low": 10, "high": 30, "step": 10}, "train.optimizer": OPTIMIZERS}
@@ -291,3 +292,13 @@ class TestBest:
 
     def test_none_yet(self, storage: BaseStorage) -> None:
         assert best_trials(opened(storage, space_of(STEPPED))[0]) == []
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_code_that_describes_folds_is_of_a_study_with_folds(monkeypatch: pytest.MonkeyPatch, folds: int | None) -> None:
+    space = space_of(STEPPED, search__folds=folds)
+    before = identity_of(space, Data())["code"]  # type: ignore[arg-type]
+    real, changed = Path.read_bytes, Path(describing.__file__)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: real(self) + (b"# more" if self == changed else b""))
+    after = identity_of(space, Data())["code"]  # type: ignore[arg-type]
+    assert (after != before) == (folds is not None)

@@ -68,7 +68,7 @@ def search(
     from stackseg.lifecycle.faults import store_lock
     from stackseg.lifecycle.lineage import require_dependency
     from stackseg.studies.buildable import check_buildable
-    from stackseg.studies.faults import storage_errors, storage_lost
+    from stackseg.studies.faults import is_of_storage_alone, storage_errors
     from stackseg.studies.interrupts import interruptible
     from stackseg.studies.results import take_folder
     from stackseg.studies.runs import study_run
@@ -96,7 +96,7 @@ def search(
     with storage_errors(shown_uri(url)):
         found, created = open_study(opened, name, space, described, resume=resume)
         kept = num_kept(found, top)
-    with storage_lost(shown_uri(url)):
+    with storage_errors(shown_uri(url), is_of_storage_alone):
         folder = OUTPUTS / "search" / name
         with store_lock(move_lock(root)):
             take_folder(folder, checkpoints, found)

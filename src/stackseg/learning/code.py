@@ -7,7 +7,7 @@ from pathlib import Path
 
 import stackseg
 
-# rooms whose code shapes a trained model, without the files in them that only score, draw or adopt
+# rooms whose code shapes a trained model, without the files in them that only describe, score, draw or adopt
 ROOMS = ("params", "imaging", "learning")
 NOT_TRAINING = frozenset(
     {
@@ -51,11 +51,11 @@ def training_files() -> list[Path]:
     ]
 
 
-def code_digest() -> str:
-    """Return the SHA-256 over the source files that training and inference use."""
+def code_digest(*more: Path) -> str:
+    """Return the SHA-256 over the source files that training and inference use, and some more of the package."""
     package = Path(stackseg.__file__).parent
     sha = hashlib.sha256()
-    for path in training_files():
+    for path in [*training_files(), *more]:
         # line ends differ between platforms, the code does not
         sha.update(f"{path.relative_to(package).as_posix()}\n".encode())
         sha.update(path.read_bytes().replace(b"\r\n", b"\n"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import optuna
 import sqlalchemy
 
-from stackseg.errors import StacksegError, StoreError
+from stackseg.errors import StoreError
 
 _REMEDIES = (
     ("is full", "free some disk space, then go on with --resume"),
@@ -33,30 +33,6 @@ _REMEDIES = (
 )
 
 
-@contextmanager
-def storage_errors(where: str) -> Iterator[None]:
-    """Turn what Optuna, SQLAlchemy, their drivers and gRPC raise inside into a one-line StoreError."""
-    try:
-        yield
-    except StacksegError:
-        raise
-    except Exception as error:
-        if not is_storage_error(error):
-            raise
-        raise as_storage_error(error, where) from error
-
-
-@contextmanager
-def storage_lost(where: str) -> Iterator[None]:
-    """Turn what only a study storage raises into a one-line StoreError; a fault of a file may be of another file's."""
-    try:
-        yield
-    except Exception as error:
-        if not is_of_storage_alone(error):
-            raise
-        raise as_storage_error(error, where) from error
-
-
 def is_of_storage_alone(error: Exception) -> bool:
     """Return whether nothing but a study storage raises such an exception."""
     kinds = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
@@ -66,6 +42,25 @@ def is_of_storage_alone(error: Exception) -> bool:
 def is_storage_error(error: Exception) -> bool:
     """Return whether an exception comes from a study storage."""
     return isinstance(error, sqlite3.Error | ImportError | OSError) or is_of_storage_alone(error)
+
+
+@contextmanager
+def storage_errors(where: str, is_known: Callable[[Exception], bool] = is_storage_error) -> Iterator[None]:
+    """Turn what Optuna, SQLAlchemy, their drivers and gRPC raise inside into a one-line StoreError.
+
+    Parameters
+    ----------
+    where
+        The storage, as it may be shown.
+    is_known
+        Which exceptions are its own; `is_of_storage_alone` where files of others are written, too.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_known(error):
+            raise
+        raise as_storage_error(error, where) from error
 
 
 def as_storage_error(error: Exception, where: str) -> StoreError:

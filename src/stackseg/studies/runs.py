@@ -22,7 +22,7 @@ from optuna.visualization import matplotlib as plots
 
 from stackseg.lifecycle.faults import store_lock
 from stackseg.lifecycle.runs import find_run, log_metrics
-from stackseg.studies.standing import FAILURE, standing_of
+from stackseg.studies.standing import FAILURE, retried, standing_of
 from stackseg.studies.study import IDENTITY, RUN_ID, STUDY_ID, best_trials, objective_place
 from stackseg.studies.trial_runs import close_trial_run
 
@@ -65,7 +65,7 @@ def close_left_runs(study: Study, run_id: str, experiment_id: str) -> None:
     """
     client = MlflowClient()
     trials = study.get_trials(deepcopy=False)
-    stale = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
+    stale = retried(trials)
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
         number, above = run.data.tags.get("trial"), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
         if number is None or above is None:

@@ -61,7 +61,11 @@ def hand_back_lost(study: Study) -> None:
             hand_back(study, one.number, one.params or one.system_attrs.get("fixed_params", {}))
 
 
+def retried(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the trials whose workers died, and which others make, or made, once more."""
+    return {number for one in trials for number in one.system_attrs.get("retry_history", [])}
+
+
 def taken_up(trials: Sequence[FrozenTrial]) -> set[int]:
     """Return the numbers of the trials that others make, or made, once more."""
-    stale = {number for one in trials for number in one.system_attrs.get("retry_history", [])}
-    return stale | {one.user_attrs[AGAIN] for one in trials if AGAIN in one.user_attrs}
+    return retried(trials) | {one.user_attrs[AGAIN] for one in trials if AGAIN in one.user_attrs}

@@ -6,6 +6,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,6 +16,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from stackseg.errors import StoreError
+from stackseg.imaging import describing
 from stackseg.imaging.catalog import Catalog
 from stackseg.learning.augmentation import load_pipeline
 from stackseg.learning.bundling import trained_with
@@ -119,7 +121,8 @@ def identity_of(space: Space, catalog: Catalog) -> dict[str, Any]:
         "catalog": catalog.digest(),
         # params have their names only
         "pipelines": {file: load_pipeline(file) for file in space.augment_files()},
-        "code": code_digest(),
+        # trials describe the folds by themselves
+        "code": code_digest() if params.search.folds is None else code_digest(Path(describing.__file__)),
     }
 
 
