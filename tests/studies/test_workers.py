@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlflow
 import numpy as np
 import optuna
 import psutil
@@ -993,6 +994,22 @@ def test_a_full_disk_ends_the_search_and_hands_the_trial_back(
     assert (failed.state, queued.state) == (TrialState.FAIL, TrialState.WAITING)
     assert queued.system_attrs["fixed_params"] == failed.params
     assert standing_of([failed, queued]).num_finished == 0
+
+
+def test_a_trial_that_the_store_has_no_room_for_is_not_finished_in_it(project_here: Callable[..., Project]) -> None:
+    project = project_here()
+    prepare_store(project.folder, experiment="stackseg")
+    with closing(sqlite3.connect(project.folder / "mlflow.db")) as connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON tags WHEN NEW.key IN ('bundle_digest', 'failure') "
+            "BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
+        )
+    with pytest.raises(MlflowException, match="disk is full"):
+        trials_in_this_process(project, num_trials=2)
+    _, children = runs_of(project.folder)
+    assert children[0][0].info.status == "KILLED"
+    assert children[0][0].data.tags["trial.state"] == "interrupted"
+    assert mlflow.active_run() is None  # one that is left is FINISHED when the process ends
 
 
 def test_a_storage_that_fails_in_mid_trial_is_told_in_one_line(tmp_path: Path) -> None:

@@ -138,8 +138,9 @@ class TrainingRun:
     def fail(self, message: str) -> None:
         """Close the run as failed, with the reason, if it was opened."""
         if self.run_id:
-            mlflow.set_tag("failure", message[:MAX_TAG])
+            # first of all: if the reason cannot be told, on a full disk, MLflow would end it as FINISHED at exit
             mlflow.end_run(status="FAILED")
+            MlflowClient().set_tag(self.run_id, "failure", message[:MAX_TAG])
 
     def interrupt(self) -> None:
         """Close the run as killed; the same training goes on in it."""

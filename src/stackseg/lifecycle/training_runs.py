@@ -45,6 +45,10 @@ def train_and_log(
             machine=machine,
             callbacks=[run, *callbacks],
         )
+        if result is None:
+            return None
+        write_history(out / "history.csv", result.history)
+        record = run.finish(result.spec, result.history)
     except TrainingStopped:
         run.interrupt()
         raise
@@ -54,9 +58,7 @@ def train_and_log(
     except BaseException:  # an interrupted training goes on in the same run
         run.interrupt()
         raise
-    if result is not None:
-        write_history(out / "history.csv", result.history)
-        write_run(out / "run.json", run.finish(result.spec, result.history))
+    write_run(out / "run.json", record)
     return result
 
 

@@ -51,8 +51,8 @@ def end_trial_run(trial: Trial, state: str, started: float, message: str = "") -
     run_id = trial.user_attrs.get(RUN_ID)
     if run_id is None:
         return
-    log_metrics(run_id, {"trial/seconds": time.perf_counter() - started})
     close_trial_run(run_id, state, message)
+    log_metrics(run_id, {"trial/seconds": time.perf_counter() - started})
 
 
 def close_trial_run(run_id: str, state: str, message: str) -> None:
