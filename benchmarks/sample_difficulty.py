@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from skimage.filters import threshold_multiotsu
 
-from stackseg.imaging.counts import confusion_counts, iou_per_class, mean_of_present
-from stackseg.imaging.synthetic import SAMPLE_CLASSES, sample_stack
+from stackseg.intake.sample import SAMPLE_CLASSES, sample_stack
+from stackseg.model.confusion import confusion_counts, iou_per_class, mean_of_present
 
 NUM_BINS = 512
 

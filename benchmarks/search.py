@@ -28,13 +28,13 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from stackseg.dataset.records import read_catalog
 from stackseg.environment import apply_quiet_environment, quieten_libraries
-from stackseg.imaging.catalog import read_catalog
-from stackseg.learning.bundle import load_bundle
-from stackseg.learning.training import Machine, train
-from stackseg.lifecycle.promotion import Contender, compare
+from stackseg.model.bundle import load_bundle
 from stackseg.params import read_params
 from stackseg.params.file import read_tree, write_tree, write_values
+from stackseg.registry.gate import Contender, compare
+from stackseg.training.train import Machine, train
 
 TOLERANCE = 0.005
 BIN = Path(sys.executable).parent
@@ -89,7 +89,7 @@ def _make_project(arguments: argparse.Namespace) -> None:
     Path("params.yaml").write_text((Path(__file__).parents[1] / "params.yaml").read_text())
     Path("dvc.yaml").write_text("stages: {}\n")
     if arguments.images is None:
-        from stackseg.imaging.synthetic import write_sample
+        from stackseg.intake.sample import write_sample
 
         write_sample(Path("data"), (32, 128, 128))
     else:

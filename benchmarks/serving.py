@@ -34,16 +34,16 @@ import tifffile
 import torch
 from safetensors.torch import load_file
 
+from stackseg.catalog.build import build_catalog
+from stackseg.dataset.files.stack import open_stack
 from stackseg.environment import apply_quiet_environment
-from stackseg.imaging.describing import build_catalog
-from stackseg.imaging.stacks import open_stack
-from stackseg.imaging.synthetic import write_sample
-from stackseg.learning.bundle import WEIGHTS_FILE, Bundle, load_bundle, read_spec
-from stackseg.learning.devices import resolve_precision
-from stackseg.learning.network import build_network
-from stackseg.learning.segmentation import segment
-from stackseg.learning.training import Machine, train
+from stackseg.intake.sample import write_sample
+from stackseg.model.bundle import WEIGHTS_FILE, Bundle, load_bundle, read_spec
+from stackseg.model.devices import resolve_precision
+from stackseg.model.network import build_network
+from stackseg.model.segment import segment
 from stackseg.params import Params, read_params
+from stackseg.training.train import Machine, train
 
 
 def main() -> None:
@@ -100,8 +100,8 @@ def _register(params: Params) -> None:
     import mlflow
     from mlflow.tracking import MlflowClient
 
-    from stackseg.lifecycle.store import prepare_store
     from stackseg.serving.packaging import log_bundle
+    from stackseg.tracking.store import prepare_store
 
     ready = prepare_store(Path.cwd(), experiment="serving")
     client = MlflowClient()

@@ -24,16 +24,16 @@ import numpy as np
 import tifffile
 import torch
 
+from stackseg.catalog.build import build_catalog
+from stackseg.dataset.records import Catalog
 from stackseg.environment import apply_quiet_environment
-from stackseg.imaging.catalog import Catalog
-from stackseg.imaging.describing import build_catalog
-from stackseg.imaging.synthetic import write_sample
-from stackseg.learning.devices import pick_device, resolve_precision
-from stackseg.learning.losses import build_loss
-from stackseg.learning.network import NetworkSpec, build_network
-from stackseg.learning.optimisation import build_optimizer
-from stackseg.learning.training import EpochReport, Machine, TrainingStart
+from stackseg.intake.sample import write_sample
+from stackseg.model.devices import pick_device, resolve_precision
+from stackseg.model.network import NetworkSpec, build_network
 from stackseg.params import Params, read_params
+from stackseg.training.losses import build_loss
+from stackseg.training.optim import build_optimizer
+from stackseg.training.train import EpochReport, Machine, TrainingStart
 
 EPOCHS = 6
 
@@ -109,8 +109,8 @@ def _params(arguments: argparse.Namespace) -> Params:
 
 
 def _full(params: Params, catalog: Catalog, data: Path, arguments: argparse.Namespace) -> float:
-    from stackseg.lifecycle.store import prepare_store
-    from stackseg.lifecycle.training_runs import train_and_log
+    from stackseg.tracking.logged_training import train_and_log
+    from stackseg.tracking.store import prepare_store
 
     watch = Stopwatch()
     Path("params.yaml").touch()

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from stackseg.imaging.synthetic import SAMPLE_CLASSES
+from stackseg.intake.sample import SAMPLE_CLASSES
 from stackseg.params.file import read_tree, write_tree
 from stackseg.params.split import SplitParams
+
+pytest_plugins = ("network_fixtures",)
 
 ROOT = Path(__file__).parents[1]
 """The repository."""

@@ -30,8 +30,8 @@ REGISTER = f"""
 import mlflow
 from pathlib import Path
 from mlflow.tracking import MlflowClient
-from stackseg.learning.bundle import read_spec
-from stackseg.lifecycle.store import prepare_store
+from stackseg.model.bundle import read_spec
+from stackseg.tracking.store import prepare_store
 from stackseg.serving.packaging import log_bundle
 ready = prepare_store(Path.cwd(), experiment="stackseg")
 client = MlflowClient()

@@ -9,7 +9,7 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
-from stackseg.learning.code import training_files
+from stackseg.model.code_digest import training_files
 from stackseg.params import Params, read_params
 from stackseg.params.file import dotted_keys, json_schema
 

@@ -172,12 +172,12 @@ def test_changed_keys_rerun_only_the_stages_that_read_them(trained: Project) -> 
         write_params(trained, values)
         assert would_run() == stages, values
         (trained.root / "params.yaml").write_text(original)
-    scores = trained.root / "src/stackseg/imaging/scores.py"
+    scores = trained.root / "src/stackseg/evaluation/metrics.py"
     kept = scores.read_text()
     scores.write_text(kept + "\n# edited\n")
     assert would_run() == {"evaluate"}
     scores.write_text(kept)
-    registry = trained.root / "src/stackseg/lifecycle/registry.py"
+    registry = trained.root / "src/stackseg/registry/register.py"
     kept = registry.read_text()
     registry.write_text(kept + "\n# edited\n")
     assert would_run() == set()
@@ -236,8 +236,8 @@ def test_a_clone_with_a_remote_registers_the_same_version(trained: Project, tmp_
 
 def in_process_masks(project: Project) -> np.ndarray[Any, Any]:
     script = (
-        "import numpy as np; from pathlib import Path; from stackseg.imaging.stacks import open_stack;"
-        "from stackseg.learning.bundle import load_bundle; from stackseg.learning.segmentation import segment;"
+        "import numpy as np; from pathlib import Path; from stackseg.dataset.files.stack import open_stack;"
+        "from stackseg.model.bundle import load_bundle; from stackseg.model.segment import segment;"
         "np.save('masks.npy', np.stack([one.mask_yx for one in segment(open_stack(Path('data/images.tif')),"
         " load_bundle(Path('outputs/model')))]))"
     )

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from stackseg.imaging.catalog import Catalog
-from stackseg.imaging.describing import build_catalog
-from stackseg.learning.training import Callback, Machine, TrainingResult, train
+from stackseg.catalog.build import build_catalog
+from stackseg.dataset.records import Catalog
 from stackseg.params import Params
+from stackseg.training.train import Callback, Machine, TrainingResult, train
 
 CLASSES = [
     {"name": "void", "raw": 0, "display": "#000000"},

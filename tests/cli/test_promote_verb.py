@@ -10,14 +10,14 @@ from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner, Result
 
 from stackseg.cli.main import app
-from stackseg.cli.promotion import show_verdict
+from stackseg.cli.promote import show_verdict
 from stackseg.errors import StacksegError
-from stackseg.imaging.intervals import Interval
-from stackseg.learning.bundle import read_spec
-from stackseg.lifecycle.promotion import Verdict
-from stackseg.lifecycle.store import prepare_store
-from stackseg.lifecycle.versions import registered
+from stackseg.evaluation.bootstrap import Interval
+from stackseg.model.bundle import read_spec
+from stackseg.registry.gate import Verdict
+from stackseg.registry.versions import registered
 from stackseg.serving.packaging import log_bundle
+from stackseg.tracking.store import prepare_store
 from tiny_projects import make_tiny_project
 
 pytestmark = [

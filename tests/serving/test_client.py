@@ -13,8 +13,8 @@ import pytest
 
 from databases import free_port
 from stackseg.errors import StacksegError
-from stackseg.serving.answers import IGNORE_VOXEL_SIZE
 from stackseg.serving.client import Remote
+from stackseg.serving.encode import IGNORE_VOXEL_SIZE
 
 REFUSAL = json.dumps({"error": f"the image: voxel size 9. Rescale the image; or {IGNORE_VOXEL_SIZE}"})
 ANSWERS = {

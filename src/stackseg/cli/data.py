@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stackseg.aside import folder_aside
+from stackseg.atomic import folder_aside
 from stackseg.cli.console import counting, next_step, print_json, say, swatch, table, warn
 from stackseg.cli.project import DATA, PARAMS_FILE, load_params, run_dvc
 from stackseg.errors import DataError, ParamsError
 
 if TYPE_CHECKING:
-    from stackseg.imaging.adoption import Inspection
-    from stackseg.imaging.catalog import Catalog
-    from stackseg.imaging.labels import LabelTable
-    from stackseg.imaging.specimens import Specimen
+    from stackseg.dataset.labels.table import LabelTable
+    from stackseg.dataset.records import Catalog
+    from stackseg.dataset.specimens import Specimen
+    from stackseg.intake.add import Inspection
     from stackseg.params import Params
 
 PANEL = "Your data"
@@ -40,8 +40,8 @@ def sample(
     Four classes (pore, clay, quartz, heavy mineral) in a 16-bit stack. At its default size it is what data.dvc
     tracks, so `dvc repro` can follow at once.
     """
-    from stackseg.imaging.digests import data_digest
-    from stackseg.imaging.synthetic import write_sample
+    from stackseg.dataset.fingerprints import data_digest
+    from stackseg.intake.sample import write_sample
 
     _refuse_to_overwrite()
     write_sample(DATA, (planes, height, width), seed=seed)
@@ -75,7 +75,7 @@ def add(
     Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
     class table into params.yaml if there is none, and runs `dvc add data`. The untouched sample makes way for them.
     """
-    from stackseg.imaging import adoption
+    from stackseg.intake import add as adoption
 
     params = load_params()
     specimen = adoption.open_pair(images, masks, planes=_plane_numbers(planes), axes=axes, mask_axes=mask_axes)
@@ -111,7 +111,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the catalogue as JSON.")] = False,
 ) -> None:
     """Validate everything in data/ and say what training would use."""
-    from stackseg.imaging.describing import build_catalog
+    from stackseg.catalog.build import build_catalog
 
     params = load_params()
     with counting("reading") as progress:
@@ -157,8 +157,8 @@ def show_catalog(catalog: Catalog) -> None:
 
 
 def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, fresh: bool) -> LabelTable:
-    from stackseg.imaging.catalog import label_table
-    from stackseg.imaging.labels import propose_table
+    from stackseg.dataset.labels.table import propose_table
+    from stackseg.dataset.records import label_table
     from stackseg.params.data import read_classes
 
     if file is not None:
@@ -217,7 +217,7 @@ def _class_cells(code: int | str, classes: dict[int | str, int], found: LabelTab
 
 
 def _write_params(specimen: Specimen, found: LabelTable, *, fresh: bool) -> list[str]:
-    from stackseg.params.adapt import adapt_params
+    from stackseg.intake.params_update import adapt_params
 
     shapes = {specimen.shape_yx(z) for z in specimen.labelled}
     return adapt_params(
@@ -236,7 +236,7 @@ def _track() -> None:
 
 
 def _holds_sample() -> bool:
-    from stackseg.imaging.synthetic import is_untouched_sample
+    from stackseg.intake.sample import is_untouched_sample
 
     return is_untouched_sample(DATA)
 

@@ -8,9 +8,9 @@ from stackseg.cli.console import figure, next_step, say, table
 from stackseg.cli.project import checkpoints_folder
 from stackseg.cli.stages import ShownTraining, show_scores
 from stackseg.cli.store import ready_store
-from stackseg.learning.training import Machine
-from stackseg.lifecycle.folds import FoldResult, train_all_folds
 from stackseg.params import Params
+from stackseg.tracking.cross_validation import FoldResult, train_all_folds
+from stackseg.training.train import Machine
 
 
 def train_folds(params: Params, data: Path, out: Path, folds: int, machine: Machine) -> None:

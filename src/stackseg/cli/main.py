@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 
 from stackseg import __version__
-from stackseg.cli import data, inference, parameters, promotion, registry, search, stages, upkeep
+from stackseg.cli import data, maintenance, models, params, predict, promote, search, stages
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment, quieten_libraries
 from stackseg.errors import MachineError, StacksegError, is_out_of_memory
-from stackseg.lifecycle.faults import as_store_error, is_store_error
+from stackseg.tracking.store_errors import as_store_error, is_store_error
 
 app = typer.Typer(
     name="stackseg",
@@ -29,11 +29,11 @@ app = typer.Typer(
 data.attach(app)
 stages.attach(app)
 search.attach(app)
-registry.attach(app)
-promotion.attach(app)
-inference.attach(app)
-upkeep.attach(app)
-parameters.attach(app)
+models.attach(app)
+promote.attach(app)
+predict.attach(app)
+maintenance.attach(app)
+params.attach(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -21,10 +21,10 @@ from stackseg.cli.store import move_lock, ready_store
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from stackseg.imaging.splits import Part
+    from stackseg.dataset.splits import Part
     from stackseg.params import Params
-    from stackseg.studies.space import Space
-    from stackseg.studies.workers import Order
+    from stackseg.search.space.space import Space
+    from stackseg.search.workers import Order
 
 PANEL = "Models"
 
@@ -64,18 +64,18 @@ def search(
     The present params are trial 0. Trials are scored on the validation part; the test part is not read. The same
     command on another machine, with the same --storage, joins in. Ctrl-C ends it, --resume goes on.
     """
-    from stackseg.lifecycle.address import shown_uri
-    from stackseg.lifecycle.faults import store_lock
-    from stackseg.lifecycle.lineage import require_dependency
-    from stackseg.studies.buildable import check_buildable
-    from stackseg.studies.faults import is_of_storage_alone, storage_errors
-    from stackseg.studies.interrupts import interruptible
-    from stackseg.studies.results import take_folder
-    from stackseg.studies.runs import study_run
-    from stackseg.studies.space_reading import read_space
-    from stackseg.studies.strategies import first_seed, most_trials, rehearse
-    from stackseg.studies.study import num_kept, open_study
-    from stackseg.studies.workers import Order
+    from stackseg.search.mlflow_runs import study_run
+    from stackseg.search.results import take_folder
+    from stackseg.search.samplers import first_seed, most_trials, rehearse
+    from stackseg.search.signals import interruptible
+    from stackseg.search.space.buildable import check_buildable
+    from stackseg.search.space.parse import read_space
+    from stackseg.search.storage_errors import is_of_storage_alone, storage_errors
+    from stackseg.search.study import num_kept, open_study
+    from stackseg.search.workers import Order
+    from stackseg.tracking.lineage import require_dependency
+    from stackseg.tracking.store_errors import store_lock
+    from stackseg.tracking.uri import shown_uri
 
     params = load_params()
     space = read_space(params)
@@ -126,8 +126,8 @@ def search(
 
 def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -> None:
     """Make the trials, and close the study's run however that ends."""
-    from stackseg.studies.runs import close_study_run
-    from stackseg.studies.workers import run_workers
+    from stackseg.search.mlflow_runs import close_study_run
+    from stackseg.search.workers import run_workers
 
     try:
         with ShownStudy(order, study) as shown:
@@ -145,12 +145,12 @@ def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -
 
 
 def _readable(space: Space, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any, Any]:
+    from stackseg.catalog.build import folded
+    from stackseg.dataset.records import read_catalog, require_described_by
+    from stackseg.dataset.unchanged import require_same_planes
     from stackseg.errors import ParamsError
-    from stackseg.imaging.catalog import read_catalog, require_described_by
-    from stackseg.imaging.describing import folded
-    from stackseg.imaging.unchanged import require_same_planes
-    from stackseg.learning.devices import pick_device
-    from stackseg.learning.training import Machine
+    from stackseg.model.devices import pick_device
+    from stackseg.training.train import Machine
 
     params = space.present
     if register_best and params.search.folds is not None:
@@ -176,8 +176,8 @@ def _readable(space: Space, catalog: Path, data: Path, device: str, register_bes
 
 
 def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -> tuple[str, Any]:
-    from stackseg.studies.stale import stale_callback
-    from stackseg.studies.storage import has_heartbeat, open_storage, storage_url
+    from stackseg.search.retry import stale_callback
+    from stackseg.search.storage import has_heartbeat, open_storage, storage_url
 
     url = storage_url(root, given)
     opened = open_storage(

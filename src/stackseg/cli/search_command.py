@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stackseg.cli.project import CATALOG, DATA
 
 if TYPE_CHECKING:
-    from stackseg.studies.workers import Order
+    from stackseg.search.workers import Order
 
 
 def same_search(order: Order, storage: str | None, catalog: Path) -> str:
@@ -31,7 +31,7 @@ def same_search(order: Order, storage: str | None, catalog: Path) -> str:
 def _without_password(storage: str) -> str:
     import sqlalchemy
 
-    from stackseg.lifecycle.address import shown_uri
+    from stackseg.tracking.uri import shown_uri
 
     scheme = storage.partition(":")[0].partition("+")[0]
     if scheme in ("sqlite", "journal"):  # files: an @ is of their name

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from stackseg.studies.space import Space
-    from stackseg.studies.workers import Order
+    from stackseg.search.space.space import Space
+    from stackseg.search.workers import Order
 
 NUM_SHOWN = 5
 FEW_TRIALS = 10
@@ -44,8 +44,8 @@ class ShownStudy:
 
     def update(self, trials: Sequence[FrozenTrial]) -> None:
         """Move the bar; without a terminal, a line per trial that has ended."""
-        from stackseg.studies.standing import standing_of
-        from stackseg.studies.study import best_trials
+        from stackseg.search.progress import standing_of
+        from stackseg.search.study import best_trials
 
         standing = standing_of(trials)
         best = best_trials(self._study) if standing.num_complete else []
@@ -70,7 +70,7 @@ def _outcome(study: Study, one: FrozenTrial) -> str:
 
 
 def _iou(study: Study, one: FrozenTrial) -> float:
-    from stackseg.studies.study import objective_place
+    from stackseg.search.study import objective_place
 
     return float(one.values[objective_place(study)])
 
@@ -108,7 +108,7 @@ def _param(value: Any) -> str:
 
 def show_worth(study: Study) -> None:
     """Print what each parameter was worth, as far as the complete trials tell."""
-    from stackseg.studies.runs import importances
+    from stackseg.search.mlflow_runs import importances
 
     worth = importances(study)
     if worth:

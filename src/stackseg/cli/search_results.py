@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from stackseg.studies.space import Space
-    from stackseg.studies.workers import Order
+    from stackseg.search.space.space import Space
+    from stackseg.search.workers import Order
 
 
 def leave_results(study: Study, space: Space, order: Order, command: str, *, apply: bool, register_best: bool) -> None:
     """Show what the study came to, and leave its results."""
     from stackseg.errors import ModelError
     from stackseg.params.file import write_values
-    from stackseg.studies.results import write_best_params, write_queue
-    from stackseg.studies.standing import standing_of
-    from stackseg.studies.study import best_trials
-    from stackseg.studies.trial_runs import trial_folder
-    from stackseg.studies.trials import tidy_bundles
+    from stackseg.search.objective import tidy_bundles
+    from stackseg.search.progress import standing_of
+    from stackseg.search.results import write_best_params, write_queue
+    from stackseg.search.study import best_trials
+    from stackseg.search.trial_runs import trial_folder
 
     trials = study.get_trials(deepcopy=False)
     standing = standing_of(trials)
@@ -78,7 +78,7 @@ def leave_results(study: Study, space: Space, order: Order, command: str, *, app
 def _require_unedited(space: Space, order: Order) -> None:
     """Refuse to write the best params beside others than they were tried with."""
     from stackseg.errors import ParamsError
-    from stackseg.studies.study import identity_of
+    from stackseg.search.study import identity_of
 
     now, tried = load_params().flat(), identity_of(space, order.catalog)["fixed"]
     for key, value in tried.items():
@@ -92,13 +92,13 @@ def _require_unedited(space: Space, order: Order) -> None:
 
 
 def _register(order: Order, best: FrozenTrial, space: Space) -> None:
-    from stackseg.aside import write_text_aside
-    from stackseg.cli.registry import register_outputs
+    from stackseg.atomic import write_text_aside
+    from stackseg.cli.models import register_outputs
     from stackseg.cli.stages import score_bundle
     from stackseg.errors import DataError
-    from stackseg.lifecycle.runs import read_run
-    from stackseg.studies.study import RUN_ID
-    from stackseg.studies.trial_runs import trial_folder
+    from stackseg.search.study import RUN_ID
+    from stackseg.search.trial_runs import trial_folder
+    from stackseg.tracking.run_logger import read_run
 
     folder = trial_folder(order.folder, best.number)
     run_file = folder / "run.json"

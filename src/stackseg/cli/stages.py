@@ -15,11 +15,11 @@ from stackseg.cli.store import ready_store
 if TYPE_CHECKING:
     import torch
 
-    from stackseg.imaging.catalog import Catalog
-    from stackseg.imaging.intervals import Interval
-    from stackseg.learning.evaluation import Evaluation
-    from stackseg.learning.training import EpochReport, TrainingStart
+    from stackseg.dataset.records import Catalog
+    from stackseg.evaluation.bootstrap import Interval
+    from stackseg.evaluation.evaluate import Evaluation
     from stackseg.params import Params
+    from stackseg.training.train import EpochReport, TrainingStart
 
 PANEL = "Stages (dvc repro runs them)"
 
@@ -43,8 +43,8 @@ def catalog(
     out: Annotated[Path, typer.Option(help="File to write.")] = CATALOG,
 ) -> None:
     """Describe the data: specimens, split, leakage, intensity statistics."""
-    from stackseg.imaging.catalog import write_catalog
-    from stackseg.imaging.describing import build_catalog
+    from stackseg.catalog.build import build_catalog
+    from stackseg.dataset.records import write_catalog
 
     with counting("cataloguing") as progress:
         built = build_catalog(data, load_params(), progress=progress)
@@ -72,10 +72,10 @@ def train(
 
     An interrupted training goes on at its last epoch when the same command runs again.
     """
-    from stackseg.imaging.catalog import read_catalog
-    from stackseg.learning.training import Machine
-    from stackseg.lifecycle.lineage import require_dependency
-    from stackseg.lifecycle.training_runs import train_and_log
+    from stackseg.dataset.records import read_catalog
+    from stackseg.tracking.lineage import require_dependency
+    from stackseg.tracking.logged_training import train_and_log
+    from stackseg.training.train import Machine
 
     machine = Machine(device=device, num_processes=processes, num_workers=workers)
     params = load_params()
@@ -116,8 +116,8 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score the model on the test part, draw its worst planes, and register the version."""
-    from stackseg.cli.registry import register_outputs
-    from stackseg.imaging.catalog import read_catalog
+    from stackseg.cli.models import register_outputs
+    from stackseg.dataset.records import read_catalog
 
     params = load_params()
     score_bundle(params, read_catalog(catalog), data=data, model=model, out=out, device=device)
@@ -126,10 +126,10 @@ def evaluate(
 
 def score_bundle(params: Params, catalog: Catalog, *, data: Path, model: Path, out: Path, device: str) -> None:
     """Score a bundle on the test part, and write scores and pictures into `out`."""
-    from stackseg.learning.bundle import load_bundle
-    from stackseg.learning.devices import pick_device
-    from stackseg.learning.evaluation import evaluate as score
-    from stackseg.learning.reports import write_reports
+    from stackseg.evaluation.evaluate import evaluate as score
+    from stackseg.evaluation.report import write_reports
+    from stackseg.model.bundle import load_bundle
+    from stackseg.model.devices import pick_device
 
     bundle = load_bundle(model, pick_device(device))
     with counting("evaluating") as progress:

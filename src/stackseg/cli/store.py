@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from stackseg.cli.console import warn
 
 if TYPE_CHECKING:
-    from stackseg.lifecycle.versions import Registered
     from stackseg.params import Params
+    from stackseg.registry.versions import Registered
 
 
 def ready_store(params: Params) -> tuple[Path, str]:
     """Return the project's root and its experiment's id, the store being ready to log to."""
-    from stackseg.lifecycle.store import prepare_store, project_root
+    from stackseg.tracking.store import prepare_store, project_root
 
     root = project_root()
     ready = prepare_store(root, experiment=params.project.experiment)
@@ -25,8 +25,8 @@ def ready_store(params: Params) -> tuple[Path, str]:
 
 def ready_registry(params: Params) -> tuple[Path, Registered]:
     """Return the project's root and what is registered; a move of the champion that was interrupted is completed."""
-    from stackseg.lifecycle.moves import complete_interrupted
-    from stackseg.lifecycle.versions import registered
+    from stackseg.registry.champion import complete_interrupted
+    from stackseg.registry.versions import registered
 
     root, _ = ready_store(params)
     mended = complete_interrupted(params.project.model_name, move_lock(root))

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from stackseg.aside import write_text_aside
+from stackseg.atomic import write_text_aside
 from stackseg.errors import ParamsError
 from stackseg.params.augment import AugmentParams
 from stackseg.params.base import Section

@@ -16,10 +16,10 @@ import torch
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from starlette.types import ASGIApp
 
-from stackseg.learning.code import code_digest
-from stackseg.learning.segmentation import segment
-from stackseg.serving.guard import Guard, Limits
+from stackseg.model.code_digest import code_digest
+from stackseg.model.segment import segment
 from stackseg.serving.pyfunc import SegmentationModel, Wishes
+from stackseg.serving.request_guard import Guard, Limits
 
 log = logging.getLogger("uvicorn.error")
 

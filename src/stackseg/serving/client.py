@@ -15,10 +15,10 @@ import numpy.typing as npt
 import requests
 import tifffile
 
+from stackseg.dataset.channels import PlaneSource
+from stackseg.dataset.files.axes import VoxelSize
 from stackseg.errors import DataError, MachineError
-from stackseg.imaging.axes import VoxelSize
-from stackseg.imaging.channels import PlaneSource
-from stackseg.serving.answers import IGNORE_VOXEL_SIZE, decode_mask
+from stackseg.serving.encode import IGNORE_VOXEL_SIZE, decode_mask
 
 CONNECT_SECONDS = 10
 ANSWER_FIELDS = {

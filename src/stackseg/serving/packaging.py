@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
 
 import stackseg
-from stackseg.learning.bundle import BundleSpec
+from stackseg.model.bundle import BundleSpec
 
 # what serving imports; versions are those that scored the model
 SERVED_PACKAGES = (

@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
 from stackseg.errors import DataError, StacksegError
-from stackseg.learning.bundle import Bundle, BundleSpec, load_bundle
-from stackseg.learning.code import code_digest
-from stackseg.learning.devices import pick_device
-from stackseg.learning.drift import measure_drift, require_voxel_size
-from stackseg.learning.segmentation import segment
-from stackseg.serving.answers import IGNORE_VOXEL_SIZE, OUTPUT_FORMS, OutputForm, encode_answer
-from stackseg.serving.images import called, received
+from stackseg.model.bundle import Bundle, BundleSpec, load_bundle
+from stackseg.model.code_digest import code_digest
+from stackseg.model.devices import pick_device
+from stackseg.model.segment import segment
+from stackseg.serving.decode import called, received
+from stackseg.serving.drift import measure_drift, require_voxel_size
+from stackseg.serving.encode import IGNORE_VOXEL_SIZE, OUTPUT_FORMS, OutputForm, encode_answer
 
 MAX_MEGAPIXELS = 256.0
 """Most pixels of one image, over planes and channels, where nobody sets another limit."""

@@ -1,0 +1,1 @@
+"""The catalog stage: describe a data set once, and check that it can be trained on."""

@@ -1,0 +1,265 @@
+"""Describing a data set: its planes read once, parted, compared across the split, and their intensities measured."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stackseg.catalog.checks import require_trainable, summarised
+from stackseg.dataset.channels import apply_colour
+from stackseg.dataset.fingerprints import data_digest, pixel_digest
+from stackseg.dataset.intensity_profile import PlaneFigures, plane_figures, profile_of
+from stackseg.dataset.labels.table import IGNORE_INDEX, LabelTable
+from stackseg.dataset.leakage import measure_leakage, reduce_plane
+from stackseg.dataset.normalisation import IntensityPolicy, fit_statistics
+from stackseg.dataset.records import PARTS, Catalog, ClassRecord, PlaneRecord, SpecimenRecord, label_table
+from stackseg.dataset.specimens import Specimen, find_specimens
+from stackseg.dataset.splits import Part, PlaneRef, assign_parts
+from stackseg.errors import DataError
+from stackseg.params import Params
+from stackseg.params.split import SplitParams
+
+GROUPS_FILE = "groups.csv"
+
+
+def build_catalog(
+    data: Path, params: Params, *, progress: Callable[[int, int], None] = lambda done, all_: None
+) -> Catalog:
+    """Read all annotated planes once and describe them.
+
+    Parameters
+    ----------
+    data
+        Folder laid out as README.md says.
+    params
+        Classes, split, intensity and seed are read.
+    progress
+        Called with planes done and planes in all.
+
+    Raises
+    ------
+    DataError, ParamsError
+        Images, masks, table and split do not go together.
+    """
+    table = label_table(params)
+    specimens = find_specimens(data)
+    _check_channels(specimens, params)
+    refs = [PlaneRef(one.name, z) for one in specimens for z in one.labelled]
+    groups = _groups(data, specimens, params)
+    parts = assign_parts(refs, params.split, params.seed, groups)
+    by_name = {one.name: one for one in specimens}
+    colour = params.data.colour
+
+    def image(ref: PlaneRef) -> npt.NDArray[np.generic]:
+        return by_name[ref.specimen].plane(ref.z)
+
+    records: dict[PlaneRef, PlaneRecord] = {}
+    reduced: dict[PlaneRef, npt.NDArray[np.float32]] = {}
+    figures: list[tuple[PlaneFigures, ...]] = []
+    for done, ref in enumerate(refs):
+        image_yxc = image(ref)
+        group = groups[ref] if groups else None
+        records[ref] = _describe(by_name[ref.specimen], ref, image_yxc, table, parts[ref], group)
+        coloured_yxc = apply_colour(image_yxc, colour, str(ref))
+        reduced[ref] = reduce_plane(coloured_yxc.astype(np.float32))
+        if parts[ref] == "training":
+            figures.append(plane_figures(coloured_yxc))
+        progress(done + 1, len(refs))
+
+    training = [ref for ref in refs if parts[ref] == "training"]
+    statistics = None
+    if params.intensity.scope == "dataset":
+        coloured = (apply_colour(image(ref), colour, str(ref)) for ref in training)
+        statistics = fit_statistics(coloured, len(training), params.intensity)
+    leakage = measure_leakage(reduced, parts)
+    specimen_records = tuple(_specimen_record(one, records) for one in specimens)
+    catalog = Catalog(
+        data=str(data),
+        data_md5=data_digest(data),
+        seed=params.seed,
+        classes=tuple(ClassRecord(name=c.name, raw=c.codes, display=c.display) for c in params.data.classes),
+        ignore=table.ignore,
+        split=params.split,
+        intensity=IntensityPolicy(params=params.intensity, colour=colour, statistics=statistics),
+        profile=profile_of(figures),
+        leakage=leakage,
+        specimens=specimen_records,
+        class_fractions={},
+        warnings=(),
+    )
+    return summarised(catalog)
+
+
+def fold_catalog(catalog: Catalog, data: Path, *, fold: int, folds: int) -> Catalog:
+    """Return the catalogue of one fold of the same data: another validation part, and statistics to go with it.
+
+    The test part stays as it is and is not read; the leakage is that of the planes outside it.
+
+    Parameters
+    ----------
+    catalog
+        The data set, already described.
+    data
+        Its folder.
+    fold, folds
+        Which fold validates, and of how many.
+
+    Raises
+    ------
+    DataError
+        There are fewer planes, groups or specimens than folds, or a class is missing from the training part.
+    """
+    parted = folded(catalog, folds)[fold]
+    parts = {ref: plane.part for ref, plane in parted.planes(*PARTS)}
+    by_name = {one.name: one for one in find_specimens(data)}
+    policy = catalog.intensity
+
+    def image(ref: PlaneRef) -> npt.NDArray[np.generic]:
+        return apply_colour(by_name[ref.specimen].plane(ref.z), policy.colour, str(ref))
+
+    reduced: dict[PlaneRef, npt.NDArray[np.float32]] = {}
+    figures: list[tuple[PlaneFigures, ...]] = []
+    for ref, part in parts.items():
+        if part == "test":
+            continue
+        coloured_yxc = image(ref)
+        reduced[ref] = reduce_plane(coloured_yxc.astype(np.float32))
+        if part == "training":
+            figures.append(plane_figures(coloured_yxc))
+    training = [ref for ref, part in parts.items() if part == "training"]
+    statistics = None
+    if policy.params.scope == "dataset":
+        statistics = fit_statistics((image(ref) for ref in training), len(training), policy.params)
+    return summarised(
+        parted.model_copy(
+            update={
+                "intensity": policy.model_copy(update={"statistics": statistics}),
+                "profile": profile_of(figures),
+                "leakage": measure_leakage(reduced, {ref: parts[ref] for ref in reduced}),
+            }
+        )
+    )
+
+
+def folded(catalog: Catalog, folds: int) -> list[Catalog]:
+    """Return the catalogue with the parts of each fold, all else being that of the whole; no plane is read.
+
+    Raises
+    ------
+    DataError
+        There are fewer planes, groups or specimens than folds; or in one of them a class is missing from the training
+        part, all its planes are constant, or the validation part has no labelled pixel.
+    """
+    parted = []
+    for fold, parts in enumerate(catalog.fold_parts(folds)):
+        one = catalog.model_copy(
+            update={
+                "split": SplitParams(**catalog.split.model_dump() | {"folds": folds, "fold": fold}),
+                "specimens": tuple(_with_parts(specimen, parts) for specimen in catalog.specimens),
+            }
+        )
+        require_trainable(one, f"{catalog.data}, fold {fold} of {folds}")
+        if not any(one.class_pixels("validation")):
+            raise DataError(
+                "the validation part has no labelled pixel",
+                expected="some in each fold",
+                where=f"{catalog.data}, fold {fold} of {folds}",
+                remedy="take fewer folds, or another split",
+            )
+        parted.append(one)
+    return parted
+
+
+def _with_parts(specimen: SpecimenRecord, parts: Mapping[PlaneRef, Part]) -> SpecimenRecord:
+    planes = [plane.model_copy(update={"part": parts[PlaneRef(specimen.name, plane.z)]}) for plane in specimen.planes]
+    return specimen.model_copy(update={"planes": tuple(planes)})
+
+
+def _describe(
+    specimen: Specimen,
+    ref: PlaneRef,
+    image_yxc: npt.NDArray[np.generic],
+    table: LabelTable,
+    part: Part,
+    group: str | None,
+) -> PlaneRecord:
+    labels_yx = specimen.labels(ref.z, table)
+    pixels = np.bincount(labels_yx.ravel(), minlength=IGNORE_INDEX + 1)
+    return PlaneRecord(
+        z=ref.z,
+        part=part,
+        shape_yx=(image_yxc.shape[0], image_yxc.shape[1]),
+        image_sha256=pixel_digest(image_yxc),
+        mask_sha256=pixel_digest(labels_yx),
+        class_pixels=tuple(int(n) for n in pixels[: len(table.names)]),
+        ignored_pixels=int(pixels[IGNORE_INDEX]),
+        constant=bool((image_yxc == image_yxc[0, 0]).all()),
+        group=group,
+    )
+
+
+def _specimen_record(specimen: Specimen, records: Mapping[PlaneRef, PlaneRecord]) -> SpecimenRecord:
+    info = specimen.image_file(0).info
+    return SpecimenRecord(
+        name=specimen.name,
+        num_planes=len(specimen),
+        num_channels=info.num_channels,
+        dtype=info.dtype,
+        is_stack=specimen.is_stack,
+        voxel_size_zyx_um=specimen.voxel_size_zyx_um(),
+        notes=info.notes,
+        planes=tuple(records[PlaneRef(specimen.name, z)] for z in specimen.labelled),
+    )
+
+
+def _check_channels(specimens: Sequence[Specimen], params: Params) -> None:
+    if params.data.colour != "keep":
+        return
+    first = specimens[0].image_file(0).info
+    for specimen in specimens:
+        for z in specimen.labelled if not specimen.is_stack else (0,):
+            info = specimen.image_file(z).info
+            if info.num_channels != first.num_channels:
+                raise DataError(
+                    f"{info.num_channels} channels",
+                    expected=f"{first.num_channels}, as {first.path} has",
+                    where=str(info.path),
+                    remedy="set data.colour in params.yaml to grey or rgb to bring all to one kind",
+                )
+            if info.dtype != first.dtype:
+                raise DataError(
+                    f"pixels of type {info.dtype}",
+                    expected=f"{first.dtype}, as {first.path} has",
+                    where=str(info.path),
+                    remedy="bring all images to one type: their intensities are compared",
+                )
+
+
+def _groups(data: Path, specimens: Sequence[Specimen], params: Params) -> dict[PlaneRef, str] | None:
+    if params.split.method != "groups":
+        return None
+    if params.split.group_size is not None:
+        size = params.split.group_size
+        return {PlaneRef(one.name, z): f"{one.name}:{z // size}" for one in specimens for z in one.labelled}
+    path = data / GROUPS_FILE
+    if not path.exists():
+        raise DataError(
+            "no such file", where=str(path), remedy="write it (specimen,plane,group), or set split.group_size"
+        )
+    with path.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    try:
+        groups = {PlaneRef(row["specimen"], int(row["plane"])): row["group"] for row in rows}
+    except (KeyError, ValueError, TypeError):
+        raise DataError(
+            "columns or numbers are missing", expected="specimen,plane,group with plane numbers", where=str(path)
+        ) from None
+    for specimen in specimens:
+        for z in specimen.labelled:
+            if PlaneRef(specimen.name, z) not in groups:
+                raise DataError(f"no group for {specimen.name}/{z}", where=str(path), remedy="add its line")
+    return groups

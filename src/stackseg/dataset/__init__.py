@@ -1,0 +1,1 @@
+"""What is in data/: specimens, planes, labels and intensities; numpy, no torch."""

@@ -1,0 +1,1 @@
+"""Image files as stacks of planes: TIFF and PNG, read and written plane by plane."""

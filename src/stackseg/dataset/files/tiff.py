@@ -1,0 +1,174 @@
+"""A TIFF file as pages that are decoded one at a time, checked before anything is allocated."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from stackseg.dataset.files.axes import VoxelSize, imagej_voxel_size, ome_voxel_size
+from stackseg.dataset.files.tiff_validation import (
+    COPY_AGAIN,
+    Page,
+    check_chain,
+    check_extent,
+    check_header,
+    check_metadata,
+    check_pages,
+    check_single_file,
+)
+from stackseg.errors import DataError
+
+# tifffile reports oddities through logging; without a handler Python would print them on stderr. Those that mean
+# lost data are checked for in `tiff_checks.py`; a program that sets up logging still sees them all.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_JPEG = (6, 7)
+_MOST_CHANNELS_UNASKED = 4
+
+
+class TiffPages:
+    """A TIFF file: classic, BigTIFF, OME, ImageJ, tiled or striped; a `PageSource` of `formats.py`."""
+
+    def __init__(self, path: Path, *, axes_given: bool) -> None:
+        self._where = str(path)
+        self.notes: list[str] = []
+        try:
+            # an OME header may name other files, anywhere: none but this one is ever opened
+            self._tiff = tifffile.TiffFile(path, _multifile=False)
+        except Exception as error:  # whatever a corrupt header makes tifffile raise
+            raise self._corrupt(error) from error
+        try:
+            self._inspect(axes_given)
+        except DataError:
+            self.close()
+            raise
+        except Exception as error:
+            self.close()
+            raise self._corrupt(error) from error
+
+    def _inspect(self, axes_given: bool) -> None:
+        tiff = self._tiff
+        tiff.filehandle.set_lock(True)  # planes may be read from several threads
+        check_chain(tiff, self._where)
+        check_single_file(tiff, self._where)
+        series = self._main_series()
+        first = series[0].keyframe
+        check_header(first, self._where)
+        if not axes_given:
+            check_metadata(tiff, series[0], self._where)
+        page_sizes = [pair for pair in zip(first.axes, first.shape, strict=True) if _kept(*pair)]
+        if len(series) > 1:
+            sizes = [("I", sum(len(one) for one in series)), *page_sizes]
+        else:
+            sizes = [pair for pair in zip(series[0].axes, series[0].shape, strict=True) if _kept(*pair)]
+        self.axes = "".join(letter for letter, _ in sizes)
+        self.shape = tuple(size for _, size in sizes)
+        self.dtype = np.dtype(series[0].dtype)
+        self._page_shape = tuple(size for _, size in page_sizes)
+        self.num_page_axes = len(self._page_shape)
+        if self.shape[-self.num_page_axes :] != self._page_shape:
+            raise DataError(
+                f"its metadata speak of {self.axes} {self.shape}, its pages are {first.axes} {first.shape}",
+                where=self._where,
+                remedy="save it again as plain TIFF (Fiji: File > Save As > Tiff)",
+            )
+        num_pages = math.prod(self.shape[: -self.num_page_axes])
+        file_bytes = tiff.filehandle.size
+        self._offset = series[0].dataoffset if len(series) == 1 else None
+        self._pages: list[Page] = []
+        if self._offset is not None:
+            self._page_bytes = math.prod(self._page_shape) * self.dtype.itemsize
+            check_extent(self._offset, self._page_bytes, num_pages, file_bytes, self._where)
+        else:
+            pages = [(page, one.keyframe) for one in series for page in one]
+            if len(series) > 1:
+                pages.sort(key=lambda pair: -1 if pair[0] is None else pair[0].index)
+            if num_empty := check_pages(pages, num_pages, file_bytes, self._where):
+                self.notes.append(f"{num_empty} empty tiles or strips, read as 0")
+            self._pages = [page for page, _ in pages if page is not None]
+        self._describe(series[0])
+
+    def page(self, number: int) -> npt.NDArray[np.generic]:
+        """Decode one page."""
+        if self._offset is None:
+            return np.asarray(self._pages[number].asarray(maxworkers=1)).reshape(self._page_shape)
+        file, stored = self._tiff.filehandle, self.dtype.newbyteorder(self._tiff.byteorder)
+        with file.lock:
+            offset = self._offset + number * self._page_bytes
+            return np.asarray(file.read_array(stored, math.prod(self._page_shape), offset)).reshape(self._page_shape)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tiff.close()
+
+    def _main_series(self) -> list[tifffile.TiffPageSeries]:
+        """Return the one image of the file, or its many images of one plane each, in the order of their pages.
+
+        Thumbnails and masks that declare themselves (NewSubfileType) are left out, pyramids read at full size.
+        """
+        found = self._tiff.series
+        series = [one for one in found if not (one.keyframe.is_reduced or one.keyframe.is_mask)] or list(found)
+        if len(series) < len(found):
+            self.notes.append(f"{len(found) - len(series)} thumbnails or masks beside the image left out")
+        if len(series) > 1:
+            kinds = {(one.keyframe.shape, one.dtype, one.keyframe.photometric) for one in series}
+            if len(kinds) > 1 or any(one.kind != "generic" and len(one) > 1 for one in series):
+                listed = "; ".join(f"{one.axes} {one.shape} {one.dtype}" for one in series[:4])
+                raise DataError(
+                    f"{len(series)} images in one file ({listed}{'; …' if len(series) > 4 else ''})",
+                    expected="one stack, or planes of one size and type",
+                    where=self._where,
+                    remedy="save the image you mean as a file of its own; `--axes` cannot choose between them",
+                )
+            self.notes.append(f"{len(series)} images of one size in the file, read as planes")
+        return series
+
+    def _describe(self, series: tifffile.TiffPageSeries) -> None:
+        tiff, first = self._tiff, series.keyframe
+        samples = first.samplesperpixel if "S" in first.axes else 1
+        rgb = first.photometric == tifffile.PHOTOMETRIC.RGB
+        declared = bool(first.extrasamples) and first.extrasamples[-1] in (1, 2)
+        by_tifffile = first.software.startswith("tifffile")
+        named = series.kind not in ("generic", "uniform", "shaped") or "axes" in (tiff.shaped_metadata or ({},))[0]
+        guessed = by_tifffile and not named  # it takes three or four of anything for RGB(A)
+        if declared and not guessed and samples in (2, 4):
+            self.alpha = "declared"
+        else:
+            self.alpha = "assumed" if samples == 4 and (rgb or declared) else ""
+        # in ImageJ and OME files it takes the planes of a (Z, Y, X) array for channels
+        as_channels = by_tifffile and series.kind in ("imagej", "ome") and self.axes == "CYX"
+        self.guessed_channels = (guessed and rgb and first.planarconfig == 2 and samples in (3, 4)) or (
+            as_channels and self.shape[0] > _MOST_CHANNELS_UNASKED
+        )
+        self.palette = first.photometric == tifffile.PHOTOMETRIC.PALETTE
+        self.voxel_size_zyx_um: VoxelSize | None = None
+        if series.kind == "ome" and tiff.ome_metadata is not None:
+            self.voxel_size_zyx_um = ome_voxel_size(tiff.ome_metadata)
+        elif tiff.is_imagej:
+            tags = tiff.pages.first.tags
+            resolution_yx = (tags.valueof("YResolution"), tags.valueof("XResolution"))
+            self.voxel_size_zyx_um = imagej_voxel_size(tiff.imagej_metadata or {}, resolution_yx)
+        if self.palette:
+            self.notes.append("palette image: pixel values are indices into its colours")
+        if first.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            self.notes.append("stored as MinIsWhite (0 is drawn white); values are kept as stored")
+        if first.compression in _JPEG:
+            self.notes.append("JPEG-compressed: values are not exact")
+
+    def _corrupt(self, error: Exception) -> DataError:
+        return DataError(f"a TIFF that cannot be read ({brief(error)})", where=self._where, remedy=COPY_AGAIN)
+
+
+def brief(error: Exception) -> str:
+    """Return what another package said, in one short phrase."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 120 else f"{words[:117]}..."
+
+
+def _kept(letter: str, size: int) -> bool:
+    return size > 1 or letter in "YX"

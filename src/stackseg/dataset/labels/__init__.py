@@ -1,0 +1,1 @@
+"""Raw mask values and colours as class indices."""

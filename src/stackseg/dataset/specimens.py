@@ -1,0 +1,254 @@
+"""The layout of data/: which specimens there are, and reading their planes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stackseg.dataset.files.stack import Stack, open_stack
+from stackseg.dataset.labels.table import LabelTable
+from stackseg.dataset.pairing import natural_pairs
+from stackseg.errors import DataError
+
+NOTE_FILE = "specimen.yaml"
+FLAT_NAME = "specimen"
+SUFFIXES = (".tif", ".tiff", ".png")
+
+
+class SpecimenNote(BaseModel):
+    """What `add` writes beside a specimen's files, and a user may write by hand (specimen.yaml)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    planes: list[int] | None = None
+    """Which plane each page of the masks belongs to; None: every plane has one."""
+    axes: str | None = None
+    """Axes of images.tif, where its metadata leave them open."""
+    mask_axes: str | None = None
+    """Axes of masks.tif, where its metadata leave them open."""
+    voxel_size_zyx_um: tuple[float, float, float] | None = None
+    """Voxel size in micrometres, where the file does not tell or tells wrongly."""
+    source: dict[str, str] = {}
+    """Names and SHA-256 digests of the files that were adopted."""
+
+
+class SingleFiles:
+    """A folder of single-plane files as one source of planes; sizes may differ."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._stacks = [open_stack(path) for path in paths]
+        for stack in self._stacks:
+            if len(stack) != 1:
+                raise DataError(
+                    f"{len(stack)} planes",
+                    expected="one plane per file in a folder of single files",
+                    where=str(stack.info.path),
+                    remedy="put a stack into data/<specimen>/images.tif, with its masks in masks.tif",
+                )
+
+    def __len__(self) -> int:
+        return len(self._stacks)
+
+    def plane(self, z: int) -> npt.NDArray[np.generic]:
+        """Return plane z as (Y, X, C)."""
+        return self._stacks[z].plane(0)
+
+    def of(self, z: int) -> Stack:
+        """Return the file that holds plane z."""
+        return self._stacks[z]
+
+
+@dataclass
+class Specimen:
+    """One specimen: a stack, or a folder of single files, with masks for some or all of its planes.
+
+    A source of planes for `segment()`: `plane(z)` gives (Y, X, C) in the raw type.
+    """
+
+    name: str
+    images: Stack | SingleFiles
+    masks: Stack | SingleFiles
+    labelled: tuple[int, ...]
+    note: SpecimenNote = field(default_factory=SpecimenNote)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image_file(self, z: int) -> Stack:
+        """Return the open file that holds plane z."""
+        return self.images.of(z) if isinstance(self.images, SingleFiles) else self.images
+
+    def mask_file(self, z: int) -> Stack:
+        """Return the open file that holds the mask of plane z."""
+        return self.masks.of(self.labelled.index(z)) if isinstance(self.masks, SingleFiles) else self.masks
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether the planes come from one file, so that neighbours in order are neighbours in space."""
+        return isinstance(self.images, Stack)
+
+    def shape_yx(self, z: int) -> tuple[int, int]:
+        """Return the shape of plane z."""
+        return self.image_file(z).info.shape_yx
+
+    def voxel_size_zyx_um(self) -> tuple[float | None, float | None, float | None] | None:
+        """Return the voxel size in micrometres, as noted or as the file says."""
+        return self.note.voxel_size_zyx_um or self.image_file(0).info.voxel_size_zyx_um
+
+    def where(self, z: int) -> str:
+        """Name the file and plane of an image, for messages."""
+        return f"{self.image_file(z).info.path} plane {z}"
+
+    def plane(self, z: int) -> npt.NDArray[np.generic]:
+        """Return plane z as (Y, X, C) in its raw type; not-a-number is refused."""
+        return self.images.plane(z)
+
+    def labels(self, z: int, table: LabelTable) -> npt.NDArray[np.uint8]:
+        """Return the class indices (Y, X) of plane z."""
+        page = self.labelled.index(z)
+        file = self.mask_file(z).info.path
+        return table.map_plane(self.masks.plane(page), where=f"{file} plane {page}")
+
+
+def find_specimens(data: Path) -> list[Specimen]:
+    """Open every specimen below a data folder and check images against masks.
+
+    Raises
+    ------
+    DataError
+        Nothing is there, a file is unreadable, or images and masks do not fit each other.
+    """
+    if not data.is_dir():
+        raise DataError(
+            "no such folder",
+            where=str(data),
+            remedy="`stackseg sample` writes a sample, `stackseg add IMAGES MASKS` adopts files, `dvc pull` fetches",
+        )
+    flat = _holds_images(data)
+    nested = sorted((one for one in data.iterdir() if one.is_dir() and _holds_images(one)), key=lambda one: one.name)
+    if flat and nested:
+        raise DataError(
+            f"both {data / 'images'}* and specimens in folders ({nested[0].name})",
+            expected="one or the other",
+            where=str(data),
+            remedy=f"move the flat files into a folder {data}/<specimen>/",
+        )
+    if not flat and not nested:
+        raise DataError(
+            "no images.tif and no images/ in it or in its folders",
+            where=str(data),
+            remedy="`stackseg add IMAGES MASKS` puts your files there",
+        )
+    return [open_specimen(data, FLAT_NAME)] if flat else [open_specimen(one, one.name) for one in nested]
+
+
+def open_specimen(folder: Path, name: str) -> Specimen:
+    """Open one specimen's folder: images.tif + masks.tif, or images/ + masks/."""
+    note = read_note(folder / NOTE_FILE)
+    if (folder / "images").is_dir():
+        if not (folder / "masks").is_dir():
+            raise DataError("images/ without masks/", where=str(folder), remedy="put the masks into masks/")
+        pairs = natural_pairs(list_images(folder / "images"), list_images(folder / "masks"))
+        specimen = Specimen(
+            name,
+            SingleFiles([image for image, _ in pairs]),
+            SingleFiles([mask for _, mask in pairs]),
+            tuple(range(len(pairs))),
+            note,
+        )
+    else:
+        images = open_stack(_one_of(folder, "images"), axes=note.axes)
+        masks = open_stack(_one_of(folder, "masks"), axes=note.mask_axes)
+        specimen = Specimen(name, images, masks, labelled_planes(images, masks, note.planes), note)
+    check_shapes(specimen)
+    return specimen
+
+
+def labelled_planes(images: Stack, masks: Stack, planes: Iterable[int] | None) -> tuple[int, ...]:
+    """Return which plane each mask page belongs to.
+
+    Raises
+    ------
+    DataError
+        Page counts differ and no planes are named, or the named planes do not fit.
+    """
+    if planes is None:
+        if len(images) != len(masks):
+            raise DataError(
+                f"{len(masks)} masks for {len(images)} planes",
+                expected="one mask per plane",
+                where=str(masks.info.path),
+                remedy="name the annotated planes: `stackseg add IMAGES MASKS --planes 0,50,100`",
+            )
+        return tuple(range(len(images)))
+    chosen = tuple(planes)
+    if len(chosen) != len(masks):
+        raise DataError(
+            f"{len(chosen)} planes named for {len(masks)} masks", where=str(masks.info.path), remedy="name one per mask"
+        )
+    if list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= len(images):
+        raise DataError(
+            f"planes {','.join(map(str, chosen))}",
+            expected=f"rising numbers from 0 to {len(images) - 1}",
+            where=str(images.info.path),
+            remedy="count planes from 0",
+        )
+    return chosen
+
+
+def check_shapes(specimen: Specimen) -> None:
+    """Refuse masks of another size than their images."""
+    for z in specimen.labelled:
+        image, mask = specimen.image_file(z).info, specimen.mask_file(z).info
+        if image.shape_yx != mask.shape_yx:
+            raise DataError(
+                f"masks of {mask.shape_yx[0]}×{mask.shape_yx[1]} pixels",
+                expected=f"{image.shape_yx[0]}×{image.shape_yx[1]}, as {image.path.name} has",
+                where=str(mask.path),
+                remedy="export the masks at the size of the images",
+            )
+
+
+def read_note(path: Path) -> SpecimenNote:
+    """Read specimen.yaml; an absent one says nothing."""
+    if not path.exists():
+        return SpecimenNote()
+    try:
+        return SpecimenNote.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
+    except (ValidationError, YAMLError) as error:
+        raise DataError(
+            f"not a specimen note ({' '.join(str(error).split())[:200]})",
+            where=str(path),
+            remedy="its keys are planes, axes, mask_axes, voxel_size_zyx_um and source",
+        ) from None
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files of a folder; hidden files are left out."""
+    found = [one for one in folder.iterdir() if one.is_file() and not one.name.startswith(".")]
+    images = [one for one in found if one.suffix.lower() in SUFFIXES]
+    if not images:
+        raise DataError(
+            f"{len(found)} files, none of them {', '.join(SUFFIXES)}", where=str(folder), remedy="put TIFF files there"
+        )
+    return images
+
+
+def _holds_images(folder: Path) -> bool:
+    return (folder / "images").is_dir() or any((folder / f"images{suffix}").exists() for suffix in SUFFIXES)
+
+
+def _one_of(folder: Path, stem: str) -> Path:
+    found = [folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").exists()]
+    if len(found) != 1:
+        raise DataError(
+            f"{len(found)} files named {stem}.*", expected="one", where=str(folder), remedy=f"keep one {stem}.tif"
+        )
+    return found[0]

@@ -1,1 +1,0 @@
-"""Stacks, labels, splits, tiles and scores: numpy and tifffile, no torch."""

@@ -1,0 +1,1 @@
+"""What `add` and `sample` do: look at a user's files, propose settings, make the sample."""

@@ -1,0 +1,179 @@
+"""Adopt a user's images and masks: look at them, check them against each other, copy them into data/."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from stackseg.dataset.files.stack import open_stack
+from stackseg.dataset.files.write_tiff import write_stack
+from stackseg.dataset.labels.table import LabelTable, raw_counts
+from stackseg.dataset.pairing import natural_pairs
+from stackseg.dataset.specimens import (
+    NOTE_FILE,
+    SingleFiles,
+    Specimen,
+    SpecimenNote,
+    check_shapes,
+    labelled_planes,
+    list_images,
+)
+from stackseg.errors import DataError
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a user's files; `raw` counts the pixels of every raw mask value or colour."""
+
+    specimen: Specimen
+    raw: dict[int | str, int]
+    intensity_range: tuple[float, float]
+    num_constant: int
+
+
+def open_pair(
+    images: Path,
+    masks: Path,
+    *,
+    planes: Sequence[int] | None = None,
+    axes: str | None = None,
+    mask_axes: str | None = None,
+) -> Specimen:
+    """Open a user's images and masks: two files, or two folders of single files.
+
+    Raises
+    ------
+    DataError
+        They are unreadable or do not fit each other.
+    """
+    for path in (images, masks):
+        if not path.exists():
+            raise DataError("no such file or folder", where=str(path), remedy="check the path")
+    if images.is_dir() != masks.is_dir():
+        raise DataError(
+            f"{images} is a {_kind(images)}, {masks} a {_kind(masks)}",
+            expected="two files, or two folders",
+            remedy="give both as stacks or both as folders",
+        )
+    note = SpecimenNote(
+        planes=None if planes is None else list(planes), axes=axes, mask_axes=mask_axes, source=_sources(images, masks)
+    )
+    if images.is_dir():
+        if planes is not None or axes is not None or mask_axes is not None:
+            raise DataError(
+                "--planes or --axes with folders of single files",
+                expected="stacks",
+                where=str(images),
+                remedy="leave the option out: files are paired by name",
+            )
+        pairs = natural_pairs(list_images(images), list_images(masks))
+        image_files, mask_files = SingleFiles([i for i, _ in pairs]), SingleFiles([m for _, m in pairs])
+        specimen = Specimen(_name_of(images), image_files, mask_files, tuple(range(len(pairs))), note)
+    else:
+        image_stack, mask_stack = open_stack(images, axes=axes), open_stack(masks, axes=mask_axes)
+        labelled = labelled_planes(image_stack, mask_stack, planes)
+        specimen = Specimen(_name_of(images), image_stack, mask_stack, labelled, note)
+    check_shapes(specimen)
+    return specimen
+
+
+def inspect(specimen: Specimen, progress: Callable[[int, int], None] = lambda done, all_: None) -> Inspection:
+    """Read every annotated plane once: raw mask values, intensity range, constant planes; NaN is refused."""
+    counts: Counter[int | str] = Counter()
+    low, high, num_constant = np.inf, -np.inf, 0
+    for page, z in enumerate(specimen.labelled):
+        image_yxc = specimen.plane(z)
+        plane_low, plane_high = float(image_yxc.min()), float(image_yxc.max())
+        low, high = min(low, plane_low), max(high, plane_high)
+        num_constant += plane_low == plane_high
+        counts.update(raw_counts(specimen.masks.plane(page)))
+        progress(page + 1, len(specimen.labelled))
+    return Inspection(specimen, dict(counts), (low, high), num_constant)
+
+
+def check_values(specimen: Specimen, table: LabelTable) -> None:
+    """Refuse a mask with a value that the table does not name, saying file, plane, value and count."""
+    for z in specimen.labelled:
+        specimen.labels(z, table)
+
+
+def adopt(specimen: Specimen, data: Path, name: str) -> Path:
+    """Copy a specimen's files into data/<name>/, whole or not at all.
+
+    TIFF files are copied byte for byte; PNG files become TIFF with the same values. Where there is something to note
+    (planes, axes, where the files came from), specimen.yaml says it.
+    """
+    target = data / name
+    if target.exists():
+        raise DataError(
+            "the specimen is there already", where=str(target), remedy="choose another --name, or --replace all data"
+        )
+    data.mkdir(exist_ok=True)
+    aside = data / f".{name}.new"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        if isinstance(specimen.images, SingleFiles):
+            for z in specimen.labelled:
+                stem = _stem(specimen.image_file(z).info.path)
+                _bring(specimen.image_file(z).info.path, aside / "images" / stem)
+                _bring(specimen.mask_file(z).info.path, aside / "masks" / stem)
+        else:
+            _bring(specimen.image_file(0).info.path, aside / "images")
+            _bring(specimen.mask_file(specimen.labelled[0]).info.path, aside / "masks")
+        note = specimen.note.model_dump(mode="json", exclude_none=True)
+        with (aside / NOTE_FILE).open("w", encoding="utf-8") as file:
+            YAML(typ="safe").dump(note, file)
+        os.replace(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return target
+
+
+def _bring(source: Path, target: Path) -> None:
+    """Put a file at `target` plus .tif."""
+    target.parent.mkdir(exist_ok=True)
+    written = target.with_name(f"{target.name}.tif")
+    if source.suffix.lower() == ".png":
+        with open_stack(source) as stack:
+            planes = [stack.plane(z) for z in range(len(stack))]
+            write_stack(written, planes, num_planes=len(planes))
+    else:
+        shutil.copyfile(source, written)
+
+
+def _sources(images: Path, masks: Path) -> dict[str, str]:
+    """Return name and SHA-256 of the adopted files, or of a folder's list of them."""
+    return {kind: f"{path.name} sha256:{_sha256(path)}" for kind, path in (("images", images), ("masks", masks))}
+
+
+def _sha256(path: Path) -> str:
+    if path.is_dir():
+        listed = "".join(f"{one.name} {_sha256(one)}\n" for one in sorted(list_images(path)))
+        return hashlib.sha256(listed.encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kind(path: Path) -> str:
+    return "folder" if path.is_dir() else "file"
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(path.suffix).removesuffix(".ome")
+
+
+def _name_of(images: Path) -> str:
+    """Return a specimen's name from its files: the folder's where the file is only called images."""
+    stem = _stem(images) if images.is_file() else images.name
+    name = images.resolve().parent.name if stem.lower() in ("images", "image", "stack") else stem
+    return "".join(one if one.isalnum() or one in "._-" else "_" for one in name).strip("._") or "specimen"

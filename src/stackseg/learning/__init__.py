@@ -1,1 +1,0 @@
-"""Networks, training and inference: what knows torch."""

@@ -1,1 +1,0 @@
-"""Runs, registry and the champion's moves: what knows MLflow."""

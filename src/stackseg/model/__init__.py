@@ -1,0 +1,1 @@
+"""All that using a trained model needs: network, bundle, segment()."""

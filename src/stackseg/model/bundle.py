@@ -1,0 +1,270 @@
+"""A trained model as a folder that explains itself: model.safetensors and bundle.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from stackseg.atomic import folder_aside, write_text_aside
+from stackseg.dataset.intensity_profile import Profile
+from stackseg.dataset.normalisation import IntensityPolicy
+from stackseg.dataset.records import ClassRecord
+from stackseg.errors import MachineError, ModelError
+from stackseg.model.devices import has_bf16, resolve_precision
+from stackseg.model.fuse_batchnorm import fold_normalisation
+from stackseg.model.network import NetworkSpec, build_network
+from stackseg.model.prepack_conv import pack_convolutions
+from stackseg.model.tiling import Tiling
+
+FORMAT = 1
+WEIGHTS_FILE = "model.safetensors"
+SPEC_FILE = "bundle.json"
+
+
+class Record(BaseModel):
+    """Frozen part of bundle.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InferenceSpec(Record):
+    """All that inference reads; with the weights it makes the digest."""
+
+    network: NetworkSpec
+    classes: tuple[ClassRecord, ...]
+    intensity: IntensityPolicy
+    num_channels: int
+    context_slices: int
+    tile: int
+    overlap: int
+    precision: Literal["auto", "fp32", "bf16"]
+    voxel_size_zyx_um: tuple[float | None, float | None, float | None] | None
+
+    @property
+    def tiling(self) -> Tiling:
+        """The geometry of its windows."""
+        return Tiling(self.tile, self.overlap)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the class index."""
+        return tuple(one.name for one in self.classes)
+
+
+class Lineage(Record):
+    """Where the model comes from."""
+
+    stackseg_version: str
+    code_digest: str
+    git_commit: str | None
+    git_dirty: bool | None
+    data_md5: str
+    catalog_digest: str
+    params: dict[str, Any]
+    versions: dict[str, str]
+
+
+class SeenPlanes(Record):
+    """SHA-256 of the decoded pixels of the planes that shaped the model, and of those beside them."""
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    gap: tuple[str, ...]
+
+
+class ValidationScore(Record):
+    """Score by which the epoch was chosen, on the validation part."""
+
+    epoch: int
+    mean_iou: float | None
+    iou: dict[str, float | None]
+    pixel_accuracy: float | None
+    precision: str
+    device: str
+
+
+class BundleSpec(Record):
+    """bundle.json."""
+
+    format: int = FORMAT
+    digest: str
+    weights_sha256: str
+    inference: InferenceSpec
+    validation: ValidationScore
+    seen: SeenPlanes
+    profile: Profile
+    lineage: Lineage
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network with all that is needed to use it; the network is in evaluation mode."""
+
+    inference: InferenceSpec
+    network: torch.nn.Module
+    spec: BundleSpec | None = None
+
+    @property
+    def digest(self) -> str:
+        """Digest of a bundle that was saved or loaded."""
+        if self.spec is None:
+            raise ModelError("the bundle is still in training and has no digest yet")
+        return self.spec.digest
+
+
+def save_bundle(
+    folder: Path,
+    inference: InferenceSpec,
+    weights: dict[str, torch.Tensor],
+    *,
+    validation: ValidationScore,
+    seen: SeenPlanes,
+    profile: Profile,
+    lineage: Lineage,
+) -> BundleSpec:
+    """Write a bundle aside and put it in the place of `folder`.
+
+    Parameters
+    ----------
+    weights
+        State of the network; written as contiguous CPU tensors.
+
+    Raises
+    ------
+    MachineError
+        The weights could not be written; what was in `folder` stays.
+    """
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
+    weights_sha256 = weights_digest(tensors)
+    spec = BundleSpec(
+        digest=bundle_digest(inference, weights_sha256),
+        weights_sha256=weights_sha256,
+        inference=inference,
+        validation=validation,
+        seen=seen,
+        profile=profile,
+        lineage=lineage,
+    )
+    try:
+        with folder_aside(folder) as aside:
+            save_file(tensors, aside / WEIGHTS_FILE)
+            write_text_aside(aside / SPEC_FILE, json.dumps(spec.model_dump(mode="json"), indent=2) + "\n")
+    except SafetensorError as error:
+        raise MachineError(
+            f"the weights could not be written ({error})",
+            where=str(folder),
+            remedy="free some space on the disk and run the same command again",
+        ) from None
+    return spec
+
+
+def read_spec(folder: Path) -> BundleSpec:
+    """Read bundle.json.
+
+    Raises
+    ------
+    ModelError
+        The folder is no bundle, or of a newer format.
+    """
+    path = folder / SPEC_FILE
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if tree.get("format", 0) > FORMAT:
+            raise ModelError(
+                f"format {tree['format']}", expected=f"{FORMAT}", where=str(path), remedy="update stackseg"
+            )
+        return BundleSpec.model_validate(tree)
+    except FileNotFoundError:
+        raise ModelError(
+            "no bundle.json", where=str(folder), remedy="`dvc repro train` or `dvc pull` puts a model there"
+        ) from None
+    except (ValueError, AttributeError, TypeError) as error:  # no text, no JSON, no mapping, not these fields
+        short = " ".join(str(error).split())[:160]
+        raise ModelError(f"not a bundle ({short})", where=str(path), remedy="train or pull it again") from None
+
+
+def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
+    """Load a bundle and verify its digest.
+
+    Raises
+    ------
+    ModelError
+        Files are missing or damaged, or weights and bundle.json do not belong together.
+    """
+    spec = read_spec(folder)
+    path = folder / WEIGHTS_FILE
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise ModelError("no weights", where=str(path), remedy="train or pull the model again") from None
+    except SafetensorError as error:
+        raise ModelError(f"damaged weights ({error})", where=str(path), remedy="train or pull it again") from None
+    found = bundle_digest(spec.inference, weights_digest(tensors))
+    if found != spec.digest:
+        raise ModelError(
+            f"digest {found[:12]}",
+            expected=spec.digest[:12],
+            where=str(folder),
+            remedy="weights or bundle.json were changed since training: train or pull them again",
+        )
+    network = build_network(spec.inference.network, encoder_weights=None)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError:
+        packages = ("segmentation-models-pytorch", "timm")
+        raise ModelError(
+            f"its weights do not fit {spec.inference.network.architecture} as these versions build it",
+            expected=" and ".join(f"{name} {spec.lineage.versions.get(name)}" for name in packages),
+            where=str(folder),
+            remedy="install those versions, or train again",
+        ) from None
+    network = prepare_network(network, spec.inference, device or torch.device("cpu"))
+    device = next(network.parameters()).device
+    if resolve_precision(spec.inference.precision, device) == "bf16":
+        cast_weights(network)
+        if device.type == "cpu" and has_bf16(device):
+            pack_convolutions(network)
+    return Bundle(spec.inference, network, spec)
+
+
+def prepare_network(network: torch.nn.Module, inference: InferenceSpec, device: torch.device) -> torch.nn.Module:
+    """Return the network as inference uses it: in evaluation mode, folded, in its layout and on its device."""
+    network.eval()
+    fold_normalisation(
+        network, torch.empty(1, inference.network.in_channels, inference.tile, inference.tile, device="meta")
+    )
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def cast_weights(network: torch.nn.Module) -> None:
+    """Cast once the weights that autocast would cast to bfloat16 in every forward pass: the same bits, sooner.
+
+    Only the layers themselves: a subclass may do something with its weights first.
+    """
+    for module in network.modules():
+        if type(module) in (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear):
+            module.to(torch.bfloat16)
+
+
+def weights_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and values of the weights."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def bundle_digest(inference: InferenceSpec, weights_sha256: str) -> str:
+    """Return the digest over the weights and the fields that inference reads."""
+    text = json.dumps(inference.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{weights_sha256} {text}".encode()).hexdigest()

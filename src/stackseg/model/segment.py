@@ -1,0 +1,137 @@
+"""The one inference path: validation, evaluation, prediction and the served model all call `segment()`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stackseg.dataset.channels import PlaneSource, context_indices
+from stackseg.dataset.normalisation import ChannelStatistics
+from stackseg.errors import DataError
+from stackseg.model.bundle import Bundle, InferenceSpec
+from stackseg.model.devices import resolve_precision
+from stackseg.model.tiling import Blend
+
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
+
+
+@dataclass(frozen=True)
+class SegmentedPlane:
+    """Class indices (Y, X) of plane z and, if asked for, the probabilities (C, Y, X) behind them."""
+
+    z: int
+    mask_yx: npt.NDArray[np.uint8]
+    probabilities_cyx: npt.NDArray[np.float32] | None
+
+
+def segment(
+    source: PlaneSource,
+    bundle: Bundle,
+    *,
+    planes: Iterable[int] | None = None,
+    probabilities: bool = False,
+    tta: bool = False,
+) -> Iterator[SegmentedPlane]:
+    """Segment planes of a stack, one after another.
+
+    Windows go through the network one by one: what a plane is batched with can change the last bits of a
+    convolution, and a mask must not depend on that.
+
+    Parameters
+    ----------
+    source
+        Planes (Y, X, C) in raw intensity.
+    bundle
+        Network and all that belongs to it; it runs where its weights are.
+    planes
+        Plane numbers; all by default.
+    probabilities
+        Whether to hand out the probabilities, too.
+    tta
+        Average over the four flips of each plane (test-time augmentation): four times the work, and other masks than
+        the scored ones.
+
+    Raises
+    ------
+    DataError
+        Channels differ from training's, or context planes differ in size.
+    """
+    spec = bundle.inference
+    device = next(bundle.network.parameters()).device
+    precision = resolve_precision(spec.precision, device)
+    reference = spec.intensity.reference(source)
+    prepared: dict[int, npt.NDArray[np.float32]] = {}
+    for z in range(len(source)) if planes is None else planes:
+        needed = context_indices(z, len(source), spec.context_slices)
+        prepared = {
+            one: prepared[one] if one in prepared else prepare(source, one, spec, reference)
+            for one in dict.fromkeys(needed)
+        }
+        image_yxc = stack_context([prepared[one] for one in needed], z)
+        blended_cyx = (_blend_flipped if tta else _blend)(image_yxc, bundle, device, precision)
+        mask_yx = blended_cyx.argmax(0).astype(np.uint8)
+        yield SegmentedPlane(z, mask_yx, blended_cyx if probabilities else None)
+
+
+def prepare(
+    source: PlaneSource, z: int, spec: InferenceSpec, reference: tuple[ChannelStatistics, ...] | None
+) -> npt.NDArray[np.float32]:
+    """Return plane z (Y, X, C) as the network wants it."""
+    image_yxc = spec.intensity.apply(source.plane(z), reference, f"plane {z}")
+    if image_yxc.shape[2] != spec.num_channels:
+        raise DataError(
+            f"{image_yxc.shape[2]} channels",
+            expected=f"{spec.num_channels}, as in training",
+            where=f"plane {z}",
+            remedy="convert the image, or train with data.colour: grey or rgb",
+        )
+    return image_yxc
+
+
+def stack_context(planes: list[npt.NDArray[np.float32]], z: int) -> npt.NDArray[np.float32]:
+    """Join a plane's context planes (Y, X, C each) to one image (Y, X, planes × C)."""
+    check_neighbours(planes, z)
+    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+
+
+def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
+    """Raise DataError if the context planes (Y, X, C each) of plane z differ in size."""
+    shapes = {one.shape[:2] for one in planes}
+    if len(shapes) > 1:
+        raise DataError(
+            f"neighbours of different sizes ({', '.join(f'{h}×{w}' for h, w in sorted(shapes))})",
+            where=f"plane {z}",
+            remedy="model.context_slices needs stacks: set it to 0 for single images",
+        )
+
+
+def _blend_flipped(
+    image_yxc: npt.NDArray[np.float32], bundle: Bundle, device: torch.device, precision: str
+) -> npt.NDArray[np.float32]:
+    """Return the class probabilities (C, Y, X) of one plane, averaged over its flips along y, x and both."""
+    blended = [
+        np.flip(_blend(np.flip(image_yxc, axes), bundle, device, precision), tuple(axis + 1 for axis in axes))
+        for axes in _FLIPS
+    ]
+    return np.asarray(np.mean(blended, axis=0, dtype=np.float32))
+
+
+@torch.inference_mode()
+def _blend(
+    image_yxc: npt.NDArray[np.float32], bundle: Bundle, device: torch.device, precision: str
+) -> npt.NDArray[np.float32]:
+    """Return the class probabilities (C, Y, X) of one plane."""
+    tiling = bundle.inference.tiling
+    blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), len(bundle.inference.classes))
+    padded_yxc = tiling.pad(image_yxc)
+    for window in tiling.windows(blend.padded_yx):
+        tile_byxc = torch.from_numpy(np.ascontiguousarray(padded_yxc[window]))[None].to(device)
+        # a permuted (B, Y, X, C) tensor already has the channels-last layout
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits_bcyx = bundle.network(tile_byxc.permute(0, 3, 1, 2))
+        blend.add(window, torch.softmax(logits_bcyx.float(), 1)[0].cpu().numpy())
+    return blend.result()

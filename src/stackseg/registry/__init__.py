@@ -1,0 +1,1 @@
+"""Registered versions: register, list, the gate, the champion."""

@@ -1,0 +1,1 @@
+"""Optuna studies: trials, workers, storage, results."""

@@ -1,0 +1,1 @@
+"""What a study may change: parsing and checking `search.space`."""

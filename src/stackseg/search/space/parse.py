@@ -1,0 +1,147 @@
+"""Reading `search.space`: whatever no trial could be made of is refused before the first one."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import BaseModel
+
+from stackseg.errors import ParamsError
+from stackseg.params import Params
+from stackseg.params.search import SpaceEntry
+from stackseg.search.space.preflight import check_conditions, check_present, check_values, together
+from stackseg.search.space.space import WHERE, Dimension, Space, as_choice
+
+# what decides on the planes or on the measure stays the same for all trials, or their scores could not be compared
+SECTIONS = ("model", "augment", "train", "inference")
+
+
+def read_space(params: Params) -> Space:
+    """Return the space of `search.space`, every value of which fits by itself.
+
+    Raises
+    ------
+    ParamsError
+        It is empty, a key is unknown, decides on the data or is a part of another, a value does not fit, conditions go
+        round in a circle or cannot be met, or the present params lie outside of it.
+    """
+    entries = params.search.space
+    if not entries:
+        raise ParamsError(
+            "nothing to search",
+            expected="a dotted key with choices or a range",
+            where=WHERE,
+            remedy="write for example `train.lr: {low: 0.0003, high: 0.01, log: true}` under it in params.yaml",
+        )
+    for key, entry in entries.items():
+        _check_key(key, params)
+        for other in entry.when:
+            params.value(other)
+            for varied in entries:
+                if other.startswith(f"{varied}.") or varied.startswith(f"{other}."):
+                    raise ParamsError(
+                        f"the condition asks for {other}, and {varied} varies",
+                        expected="a condition on a key as it varies, or on one that does not",
+                        where=f"{WHERE}.{key}.when",
+                        remedy=f"ask for values of {varied}, or take it out of the space",
+                    )
+        for other in entries:
+            if key.startswith(f"{other}."):
+                raise ParamsError(
+                    f"{key} is a part of {other}", where=WHERE, remedy="take one of the two out of the space"
+                )
+    for key, entry in entries.items():
+        for other, values in entry.when.items():
+            for value in values:
+                params.override(together({other: value}, params), f"{WHERE}.{key}.when")
+    space = Space(tuple(_dimension(key, entries[key], params) for key in _ordered(entries)), params)
+    check_values(space)
+    check_conditions(space)
+    check_present(space)
+    return space
+
+
+def _check_key(key: str, params: Params) -> None:
+    section = key.partition(".")[0]
+    if isinstance(params.value(key), dict) and not key.startswith("train.loss"):
+        raise ParamsError(
+            f"{key} is a section", expected="one of its keys", where=WHERE, remedy="name the key to be varied"
+        )
+    if section not in SECTIONS:
+        raise ParamsError(
+            f"{key} decides on the data or on the measure: trials could not be compared",
+            expected=f"keys of {', '.join(SECTIONS)}",
+            where=WHERE,
+            remedy=f"take {key} out, and search once for each of its values with --study",
+        )
+
+
+def _dimension(key: str, entry: SpaceEntry, params: Params) -> Dimension:
+    if entry.choices is not None:
+        # as params.yaml would hold them: 1 is 1.0 where a number need not be whole
+        held = [params.override(together({key: one}, params), f"{WHERE}.{key}").value(key) for one in entry.choices]
+        meaning = {as_choice(one): one for one in held}
+        if len(meaning) < len(entry.choices):
+            raise ParamsError("a choice is named twice", where=f"{WHERE}.{key}", remedy="take one out")
+        return Dimension(key, CategoricalDistribution(tuple(meaning)), entry.when, meaning)
+    low, high = entry.low, entry.high
+    if low is None or high is None:
+        raise TypeError("a range has both ends")
+    if _is_whole(key):
+        numbers = (low, high, 1 if entry.step is None else entry.step)
+        if any(one != int(one) for one in numbers):
+            raise ParamsError(
+                f"low {low}, high {high}, step {entry.step}", expected="whole numbers", where=f"{WHERE}.{key}"
+            )
+        step = 1 if entry.step is None else int(entry.step)
+        _check_step(key, low, high, step)
+        return Dimension(key, IntDistribution(int(low), int(high), log=entry.log, step=step), entry.when)
+    if entry.step is not None:
+        _check_step(key, low, high, entry.step)
+    step_or_none = None if entry.step is None else float(entry.step)
+    return Dimension(key, FloatDistribution(float(low), float(high), log=entry.log, step=step_or_none), entry.when)
+
+
+def _check_step(key: str, low: float, high: float, step: float) -> None:
+    """Optuna would lower the upper end without a word that anyone reads."""
+    end = low + int((high - low) / step) * step
+    if abs((high - low) / step - round((high - low) / step)) > 1e-9:
+        raise ParamsError(
+            f"steps of {step} from {low} do not end at {high}",
+            where=f"{WHERE}.{key}",
+            remedy="take smaller steps" if end == low else f"set high to {end:g}",
+        )
+
+
+def _is_whole(key: str) -> bool:
+    """Return whether the typed section holds whole numbers under a key."""
+    model: type[BaseModel] = Params
+    annotation: Any = None
+    for name in key.split("."):
+        field = model.model_fields.get(name)
+        if field is None:  # inside a mapping, such as the weights of train.loss
+            return False
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    kinds = typing.get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return int in kinds and float not in kinds
+
+
+def _ordered(entries: Mapping[str, SpaceEntry]) -> list[str]:
+    """Return the keys so that each comes behind those that its condition asks for."""
+    ordered: list[str] = []
+    waiting = list(entries)
+    while waiting:
+        free = [key for key in waiting if not any(other in waiting for other in entries[key].when)]
+        if not free:
+            raise ParamsError(
+                f"the conditions of {', '.join(waiting)} go round in a circle", where=WHERE, remedy="take one out"
+            )
+        ordered.extend(free)
+        waiting = [key for key in waiting if key not in free]
+    return ordered

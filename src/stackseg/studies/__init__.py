@@ -1,1 +1,0 @@
-"""Studies: what knows Optuna."""

@@ -1,0 +1,1 @@
+"""MLflow runs: the store, one run per training, lineage."""

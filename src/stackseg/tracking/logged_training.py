@@ -1,0 +1,75 @@
+"""A training and its run: what the train stage, each fold and each trial do alike."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from stackseg.atomic import file_aside
+from stackseg.dataset.records import Catalog
+from stackseg.params import Params
+from stackseg.tracking.lineage import git_state
+from stackseg.tracking.run_logger import TrainingRun, write_run
+from stackseg.training.callbacks import TrainingStopped
+from stackseg.training.train import Callback, EpochReport, Machine, TrainingResult, train
+
+
+def train_and_log(
+    params: Params,
+    catalog: Catalog,
+    *,
+    data: Path,
+    out: Path,
+    checkpoints: Path,
+    experiment_id: str,
+    machine: Machine,
+    callbacks: Sequence[Callback] = (),
+    tags: dict[str, str] | None = None,
+) -> TrainingResult | None:
+    """Train, log to one MLflow run, and write model/, run.json and history.csv into `out`.
+
+    Returns None on all processes but the first.
+    """
+    git = git_state(Path.cwd())
+    run = TrainingRun(experiment_id, params, catalog, data, git, tags or {})
+    try:
+        result = train(
+            params,
+            catalog,
+            data=data,
+            model=out / "model",
+            checkpoints=checkpoints,
+            git=(git.commit, git.dirty),
+            machine=machine,
+            callbacks=[run, *callbacks],
+        )
+        if result is None:
+            return None
+        write_history(out / "history.csv", result.history)
+        record = run.finish(result.spec, result.history)
+    except TrainingStopped:
+        run.interrupt()
+        raise
+    except Exception as error:
+        run.fail(str(error))
+        raise
+    except BaseException:  # an interrupted training goes on in the same run
+        run.interrupt()
+        raise
+    write_run(out / "run.json", record)
+    return result
+
+
+def write_history(path: Path, history: Sequence[EpochReport]) -> None:
+    """Write one row per epoch: what training saw, and the latest validation at that epoch."""
+    with file_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        columns = [name for name in asdict(history[0]) if name != "validation_iou"]
+        classes = sorted({name for one in history for name in one.validation_iou or {}})
+        writer = csv.writer(file)
+        writer.writerow([*columns, *(f"validation_iou/{name}" for name in classes)])
+        for one in history:
+            row = asdict(one)
+            scores = one.validation_iou or {}
+            writer.writerow([*(row[name] for name in columns), *(scores.get(name) for name in classes)])

@@ -1,0 +1,277 @@
+"""One MLflow run per training: parameters, epochs, pictures, data sets, lineage."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import torch
+from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.time import get_current_time_millis
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stackseg.atomic import write_text_aside
+from stackseg.dataset.records import Catalog
+from stackseg.dataset.splits import Part
+from stackseg.errors import DataError, StoreError
+from stackseg.evaluation.plots import draw_curves
+from stackseg.model.bundle import BundleSpec
+from stackseg.params import Params
+from stackseg.tracking.lineage import GitState, dvc_tags
+from stackseg.training.train import EpochReport, TrainingStart
+
+RUN_NOTE = "run_id"
+# MLflow's limit on a parameter's value
+MAX_PARAM = 6000
+# of a tag's value that is worth reading
+MAX_TAG = 500
+
+
+class RunRecord(BaseModel):
+    """outputs/run.json: which run trained which bundle on which catalogue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    run_id: str
+    experiment: str
+    bundle_digest: str
+    catalog_digest: str
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read outputs/run.json."""
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("no such file", where=str(path), remedy="`dvc repro train` or `dvc pull`") from None
+    except ValidationError as error:
+        raise DataError(
+            f"not a run record ({error.error_count()} errors)", where=str(path), remedy="train again"
+        ) from None
+
+
+class TrainingRun:
+    """Callback that logs a training to its run; an interrupted training goes on in the run that it had."""
+
+    def __init__(
+        self,
+        experiment_id: str,
+        params: Params,
+        catalog: Catalog,
+        data: Path,
+        git: GitState,
+        tags: Mapping[str, str],
+    ) -> None:
+        self._more_tags = tags
+        self._experiment_id = experiment_id
+        self._params = params
+        self._catalog = catalog
+        self._data = data
+        self._git = git
+        self.run_id = ""
+
+    def on_start(self, start: TrainingStart) -> None:
+        """Open the run, or the one that an interrupted training left behind."""
+        note = start.checkpoint_folder / RUN_NOTE
+        earlier = note.read_text().strip() if note.exists() and start.first_epoch else ""
+        if earlier and find_run(earlier) is not None:
+            run = mlflow.start_run(run_id=earlier, log_system_metrics=True)
+        else:
+            run = mlflow.start_run(experiment_id=self._experiment_id, tags=self._tags(start), log_system_metrics=True)
+        self.run_id = run.info.run_id
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(self.run_id)
+        if self.run_id == earlier:
+            mlflow.set_tag("resumed_at_epoch", start.first_epoch)
+            logged = {one.step for one in MlflowClient().get_metric_history(earlier, "training/loss")}
+            self._tell_again([one for one in start.history if one.epoch not in logged])
+            return
+        shown = self._params.model_dump(mode="json", exclude={"project", "evaluate", "promotion", "search", "format"})
+        mlflow.log_params(
+            {key: _param(value) for key, value in _flatten(shown)}
+            | {
+                "device": start.device,
+                "precision": start.precision,
+                "num_parameters": start.num_parameters,
+            }
+        )
+        for part in ("training", "validation"):
+            mlflow.log_input(dataset_of(self._catalog, self._data, part), context=part)
+        mlflow.log_dict(self._catalog.model_dump(mode="json"), "catalog.json")
+        if self._git.diff:
+            mlflow.log_text(self._git.diff, "lineage/uncommitted.diff")
+        self._tell_again(start.history)
+
+    def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
+        """Log nothing per step: reading the loss would wait for the device."""
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Log one epoch in one request."""
+        log_metrics(self.run_id, epoch_metrics(report), step=report.epoch)
+
+    def finish(self, spec: BundleSpec, history: Sequence[EpochReport]) -> RunRecord:
+        """Log what is known at the end and close the run."""
+        mlflow.set_tags({"bundle_digest": spec.digest, "best_epoch": spec.validation.epoch})
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "curves.png"
+            draw_curves(path, [one.epoch for one in history], curves(history))
+            mlflow.log_artifact(str(path), "pictures")
+        mlflow.end_run()
+        return RunRecord(
+            run_id=self.run_id,
+            experiment=self._params.project.experiment,
+            bundle_digest=spec.digest,
+            catalog_digest=spec.lineage.catalog_digest,
+        )
+
+    def fail(self, message: str) -> None:
+        """Close the run as failed, with the reason, if it was opened."""
+        if self.run_id:
+            # first of all: if the reason cannot be told, on a full disk, MLflow would end it as FINISHED at exit
+            mlflow.end_run(status="FAILED")
+            MlflowClient().set_tag(self.run_id, "failure", message[:MAX_TAG])
+
+    def interrupt(self) -> None:
+        """Close the run as killed; the same training goes on in it."""
+        if self.run_id:
+            mlflow.end_run(status="KILLED")
+
+    def _tell_again(self, reports: Sequence[EpochReport]) -> None:
+        """Log epochs that an interruption kept from the run, so that its curves are whole."""
+        for report in reports:
+            self.on_epoch(report)
+
+    def _tags(self, start: TrainingStart) -> dict[str, str]:
+        return lineage_tags(self._git) | {
+            "data_md5": self._catalog.data_md5,
+            "catalog_digest": self._catalog.digest(),
+            "split": self._catalog.split.method,
+            "device": start.device,
+            **self._more_tags,
+        }
+
+
+def lineage_tags(git: GitState) -> dict[str, str]:
+    """Return commit, dirtiness and DVC's names as tags."""
+    tags = dvc_tags()
+    if git.commit is not None:
+        tags |= {"git.commit": git.commit, "git.dirty": str(git.dirty).lower(), "git.branch": str(git.branch)}
+        # MLflow's own page shows these
+        tags |= {"mlflow.source.git.commit": git.commit}
+    return tags
+
+
+def find_run(run_id: str) -> Any | None:
+    """Return an active run of the store, or None where it is not there (any more)."""
+    try:
+        run = MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise StoreError(str(error), where="MLflow", remedy="check the tracking store") from None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+@contextmanager
+def reopened(run_id: str) -> Iterator[None]:
+    """Make a finished run the active one, without touching how it ended."""
+    status = MlflowClient().get_run(run_id).info.status
+    mlflow.start_run(run_id=run_id, log_system_metrics=False)
+    try:
+        yield
+    finally:
+        mlflow.end_run(status=status if status != "RUNNING" else "FINISHED")
+
+
+def dataset_of(catalog: Catalog, data: Path, part: Part) -> MetaDataset:
+    """Return the data set of one part, with DVC's md5 as its digest."""
+    source = get_dataset_source_from_json(json.dumps({"uri": str(data.resolve())}), source_type="local")
+    return MetaDataset(source, name=f"{data.name}-{part}", digest=catalog.data_md5)  # type: ignore[abstract]
+
+
+def log_metrics(
+    run_id: str,
+    values: Mapping[str, float | None],
+    *,
+    step: int = 0,
+    model_id: str | None = None,
+    dataset: MetaDataset | None = None,
+) -> None:
+    """Log the values that are there, in one request; null scores stay in scores.json, MLflow refuses them."""
+    now = get_current_time_millis()
+    metrics = [
+        Metric(
+            metric_name(key),
+            value,
+            now,
+            step,
+            model_id=model_id,
+            dataset_name=dataset.name if dataset else None,
+            dataset_digest=dataset.digest if dataset else None,
+            run_id=run_id,
+        )
+        for key, value in values.items()
+        if value is not None
+    ]
+    MlflowClient().log_batch(run_id, metrics=metrics)
+
+
+def epoch_metrics(report: EpochReport) -> dict[str, float | None]:
+    """Return what one epoch tells, under the names that runs are compared by."""
+    metrics: dict[str, float | None] = {
+        "training/loss": report.loss,
+        "training/pixel_accuracy": report.training_pixel_accuracy,
+        "training/lr": report.lr,
+        "training/patches_per_second": report.patches_per_second,
+        "validation/mean_iou": report.validation_mean_iou,
+        "validation/pixel_accuracy": report.validation_pixel_accuracy,
+    }
+    for name, value in (report.validation_iou or {}).items():
+        metrics[f"validation/iou/{name}"] = value
+    return metrics
+
+
+def curves(history: Sequence[EpochReport]) -> dict[str, dict[str, list[float | None]]]:
+    """Return the panels that show how training went."""
+    return {
+        "loss on training patches": {"loss": [one.loss for one in history]},
+        "mean IoU": {"validation, whole planes": [one.validation_mean_iou for one in history]},
+        "pixel accuracy": {
+            "training patches": [one.training_pixel_accuracy for one in history],
+            "validation, whole planes": [one.validation_pixel_accuracy for one in history],
+        },
+    }
+
+
+def metric_name(name: str) -> str:
+    """Return a name without the characters that MLflow refuses."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def write_run(path: Path, record: RunRecord) -> None:
+    """Write outputs/run.json aside and put it in place."""
+    write_text_aside(path, record.model_dump_json(indent=2) + "\n")
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield metric_name(prefix + key), value
+
+
+def _param(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= MAX_PARAM else text[: MAX_PARAM - 1] + "…"

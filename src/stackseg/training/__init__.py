@@ -1,0 +1,1 @@
+"""The train stage: from a catalogue to a bundle."""

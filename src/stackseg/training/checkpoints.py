@@ -1,0 +1,169 @@
+"""Checkpoints from which only an equal training goes on."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from stackseg.atomic import file_aside
+from stackseg.errors import MachineError, ModelError
+
+BEST_FILE = "best.pt"
+_SPARE_FILE = ".last.spare"
+
+
+def checkpoint_key(*parts: Any) -> str:
+    """Return the name of the folder that an equal training, and no other, finds again."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Checkpoints:
+    """Last and best state of one training, in a folder of its own.
+
+    Tensors and plain values only: files are read with ``weights_only``, so nothing in them is executed. The last state
+    is the ``last-<n>.pt`` of the highest number; the one before it stays, for the next to be written over it, as new
+    pages of a file cost several times what old ones do.
+    """
+
+    def __init__(self, root: Path, key: str) -> None:
+        self.folder = root / key
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._copy: Any = None
+
+    def save_last_meanwhile(self, state: dict[str, Any]) -> None:
+        """Write a copy of the last state while training goes on; left out while the one before is still being written.
+
+        On a GPU an epoch can be quicker than the disk: then not every epoch is one to go on from.
+
+        Raises
+        ------
+        MachineError
+            The state before this one could not be written whole.
+        """
+        if self._pending is not None:
+            if not self._pending.done():
+                return
+            self._pending.result()
+        self._copy = _copied(state, self._copy)
+        self._pending = self._writer.submit(self._save_last, self._copy)
+
+    def finish(self) -> None:
+        """Wait for what is being written.
+
+        Raises
+        ------
+        MachineError
+            It could not be written whole.
+        """
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write the best state aside, then put it in place.
+
+        Raises
+        ------
+        MachineError
+            It could not be written whole.
+        """
+        with _full_disk_said(self.folder / BEST_FILE), file_aside(self.folder / BEST_FILE) as aside:
+            torch.save(state, aside)
+
+    def load_last(self) -> dict[str, Any] | None:
+        """Return the last state, or None where there is none.
+
+        Raises
+        ------
+        ModelError
+            The file is damaged.
+        """
+        found = self._last_files()
+        return self._load(found[-1]) if found else None
+
+    def load_best(self) -> dict[str, Any] | None:
+        """Return the best state, or None where there is none.
+
+        Raises
+        ------
+        ModelError
+            The file is damaged.
+        """
+        path = self.folder / BEST_FILE
+        return self._load(path) if path.exists() else None
+
+    def remove(self) -> None:
+        """Remove the folder; a finished training has its bundle."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _save_last(self, state: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = self._last_files()
+        number = int(found[-1].stem.partition("-")[2]) + 1 if found else 1
+        spare = self.folder / _SPARE_FILE
+        for former in found[:-1]:
+            os.replace(former, spare)
+        try:
+            with _full_disk_said(spare), spare.open("r+b" if spare.exists() else "wb") as file:
+                torch.save(state, file)
+                file.truncate()
+        except BaseException:
+            spare.unlink()
+            raise
+        os.replace(spare, self.folder / f"last-{number:06d}.pt")
+
+    def _last_files(self) -> list[Path]:
+        return sorted(self.folder.glob("last-*.pt"))
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+            raise ModelError(
+                f"damaged checkpoint ({' '.join(str(error).split())[:100]})",
+                where=str(path),
+                remedy=f"remove {self.folder} to train from the start",
+            ) from None
+        return state
+
+
+@contextmanager
+def _full_disk_said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        # all that torch's writer tells of a full disk may be a wrong position
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise MachineError(
+            "a checkpoint could not be written whole",
+            where=str(path.parent),
+            remedy="free some space on the disk and run the same command again: training goes on",
+        ) from None
+
+
+def _copied(state: Any, held: Any) -> Any:
+    """Return a copy of a state on the CPU, in the memory of an earlier copy where that fits."""
+    if isinstance(state, torch.Tensor):
+        fits = isinstance(held, torch.Tensor) and held.shape == state.shape and held.dtype == state.dtype
+        kept = held if fits else torch.empty_like(state, device="cpu")
+        return kept.copy_(state.detach())
+    if isinstance(state, Mapping):
+        former = held if isinstance(held, Mapping) else {}
+        return {key: _copied(value, former.get(key)) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        parts = held if isinstance(held, list | tuple) and len(held) == len(state) else [None] * len(state)
+        return type(state)(_copied(value, one) for value, one in zip(state, parts, strict=True))
+    return state

@@ -1,0 +1,107 @@
+"""From a finished training to its bundle: what inference will read, what shaped the model, where it comes from."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stackseg.dataset.records import Catalog
+from stackseg.dataset.splits import Part
+from stackseg.model.bundle import BundleSpec, InferenceSpec, Lineage, SeenPlanes, ValidationScore, save_bundle
+from stackseg.model.code_digest import code_digest
+from stackseg.model.devices import resolve_precision
+from stackseg.model.network import NetworkSpec
+from stackseg.params import Params
+from stackseg.training.callbacks import EpochReport
+
+PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "lightning", "numpy", "tifffile")
+
+
+def inference_spec(params: Params, catalog: Catalog) -> InferenceSpec:
+    """Return all that inference will read, from params and catalogue."""
+    context = params.model.context_slices
+    voxel_sizes = {one.voxel_size_zyx_um for one in catalog.specimens}
+    return InferenceSpec(
+        network=NetworkSpec(
+            architecture=params.model.architecture,
+            encoder=params.model.encoder,
+            in_channels=catalog.num_channels * (2 * context + 1),
+            num_classes=len(catalog.classes),
+            decoder_dropout=params.model.decoder_dropout,
+        ),
+        classes=catalog.classes,
+        intensity=catalog.intensity,
+        num_channels=catalog.num_channels,
+        context_slices=context,
+        tile=params.inference.tile,
+        overlap=params.inference.overlap,
+        precision=params.inference.precision,
+        voxel_size_zyx_um=voxel_sizes.pop() if len(voxel_sizes) == 1 else None,
+    )
+
+
+def trained_with(params: Params) -> dict[str, Any]:
+    """Return the params that training reads, as plain JSON; those of the data are in the catalogue."""
+    return params.model_dump(mode="json", include={"seed", "model", "augment", "train", "inference"})
+
+
+def bundle_training(
+    folder: Path,
+    inference: InferenceSpec,
+    weights: dict[str, torch.Tensor],
+    report: EpochReport,
+    *,
+    params: Params,
+    catalog: Catalog,
+    git: tuple[str | None, bool | None],
+    device: torch.device,
+) -> BundleSpec:
+    """Save the bundle of a training's best epoch.
+
+    Parameters
+    ----------
+    folder
+        Where the bundle is put.
+    inference, weights, report
+        The network and what its epoch scored.
+    params, catalog, git
+        Where it comes from.
+    device
+        On which it was validated.
+    """
+    return save_bundle(
+        folder,
+        inference,
+        weights,
+        validation=ValidationScore(
+            epoch=report.epoch,
+            mean_iou=report.validation_mean_iou,
+            iou=report.validation_iou or {},
+            pixel_accuracy=report.validation_pixel_accuracy,
+            precision=resolve_precision(inference.precision, device),
+            device=device.type,
+        ),
+        seen=SeenPlanes(
+            training=_image_digests(catalog, "training"),
+            validation=_image_digests(catalog, "validation"),
+            gap=_image_digests(catalog, "gap"),
+        ),
+        profile=catalog.profile,
+        lineage=Lineage(
+            stackseg_version=version("stackseg"),
+            code_digest=code_digest(),
+            git_commit=git[0],
+            git_dirty=git[1],
+            data_md5=catalog.data_md5,
+            catalog_digest=catalog.digest(),
+            params=trained_with(params),
+            versions={name: version(name) for name in PACKAGES},
+        ),
+    )
+
+
+def _image_digests(catalog: Catalog, part: Part) -> tuple[str, ...]:
+    return tuple(plane.image_sha256 for _, plane in catalog.planes(part))

@@ -1,0 +1,168 @@
+"""What learns: the network with its loss, optimiser, schedule and moving average, and one step of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from lightning.fabric import Fabric
+
+from stackseg.dataset.labels.table import IGNORE_INDEX
+from stackseg.dataset.records import Catalog
+from stackseg.model.bundle import InferenceSpec
+from stackseg.model.network import build_network, check_forward
+from stackseg.params import Params
+from stackseg.params.train import TrainParams
+from stackseg.training.losses import SegmentationLoss, all_reduce_sum, balanced_weights, build_loss
+from stackseg.training.optim import Schedule, build_average, build_optimizer
+from stackseg.training.sync_batchnorm import globalise_batch_norm
+
+
+class Learner:
+    """A network that learns from batches.
+
+    Parameters
+    ----------
+    params
+        Model and training are read.
+    catalog
+        Its classes and plane sizes.
+    inference
+        The network's make, and the windows that it will have to take.
+    fabric
+        Device, precision and processes.
+    num_steps
+        Steps of the whole training, for the schedule.
+
+    Raises
+    ------
+    ParamsError, ModelError
+        The network cannot be built, or take the patches or the planes.
+    """
+
+    def __init__(
+        self, params: Params, catalog: Catalog, inference: InferenceSpec, fabric: Fabric, num_steps: int
+    ) -> None:
+        options = params.train
+        self._fabric = fabric
+        self._clip_norm = options.clip_norm
+        self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        torch.manual_seed(params.seed)
+        network = build_network(inference.network, encoder_weights=params.model.encoder_weights)
+        _check_sizes(network, catalog, inference, options.patch_size, options.batch_size // fabric.world_size)
+        if fabric.world_size > 1:
+            network = globalise_batch_norm(network, fabric.device)
+        self._bare = network.to(device=fabric.device, memory_format=self._layout)  # type: ignore[call-overload]
+        self._average = build_average(self._bare, options.ema)
+        optimizer = build_optimizer(self._bare, options)
+        runnable = cast(torch.nn.Module, torch.compile(self._bare)) if options.compile else self._bare
+        self._network, self._optimizer = fabric.setup(runnable, optimizer)
+        self._loss = training_loss(options, catalog.class_pixels("training")).to(fabric.device)
+        self._schedule = Schedule(self._optimizer, options, num_steps)
+
+    @property
+    def kept_network(self) -> torch.nn.Module:
+        """The network that validates and is kept: the moving average, where there is one."""
+        return self._bare if self._average is None else self._average.module
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable and other parameters of the network."""
+        return sum(one.numel() for one in self._bare.parameters())
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def begin_epoch(self) -> None:
+        """Go into training mode."""
+        self._network.train()
+
+    def step(self, image_bcyx: torch.Tensor, target_byx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Learn from one batch.
+
+        Returns
+        -------
+        loss, pixels_2
+            The loss of all processes' batches, and (pixels predicted right, pixels that count) of this one's: tensors
+            on the device, so that nobody has to wait for it.
+        """
+        image_bcyx = image_bcyx.to(self._fabric.device, memory_format=self._layout, non_blocking=True)
+        target_byx = target_byx.to(self._fabric.device, non_blocking=True)
+        self._optimizer.zero_grad()
+        logits_bcyx = self._network(image_bcyx)
+        loss = self._loss(logits_bcyx, target_byx)
+        self._fabric.backward(loss)
+        if self._clip_norm is not None:
+            self._fabric.clip_gradients(
+                self._network, self._optimizer, max_norm=self._clip_norm, error_if_nonfinite=False
+            )
+        self._optimizer.step()
+        self._schedule.after_step()
+        if self._average is not None:
+            self._average.update_parameters(self._bare)
+        with torch.no_grad():
+            valid_byx = target_byx != IGNORE_INDEX
+            right_byx = (logits_bcyx.argmax(1) == target_byx) & valid_byx
+            return loss.detach(), torch.stack([right_byx.sum(), valid_byx.sum()])
+
+    def after_validation(self, score: float) -> None:
+        """Move the learning rate by the score, where the schedule asks for it."""
+        self._schedule.after_validation(score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs: tensors and plain values."""
+        scaler = self._scaler()
+        return {
+            "weights": self._bare.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a stored state."""
+        self._bare.load_state_dict(state["weights"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        scaler = self._scaler()
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
+
+    def _scaler(self) -> Any:
+        # only fp16 scales its loss; Fabric keeps the scaler to itself
+        return getattr(self._fabric._precision, "scaler", None)
+
+
+def _check_sizes(
+    network: torch.nn.Module, catalog: Catalog, inference: InferenceSpec, patch_size: int, batch_size: int
+) -> None:
+    """Refuse a network that could not train on the patches, or not segment the planes that it will be scored on."""
+    in_channels = inference.network.in_channels
+    check_forward(network, in_channels, patch_size, batch_size=batch_size)
+    windows = {inference.tiling.window_shape(plane.shape_yx) for _, plane in catalog.planes("validation", "test")}
+    for window in {min(windows), max(windows)} - {(patch_size, patch_size)}:
+        check_forward(network, in_channels, window)
+
+
+def training_loss(options: TrainParams, class_pixels: Sequence[int]) -> SegmentationLoss:
+    """Return the loss that the params name, given the labelled training pixels of each class.
+
+    Raises
+    ------
+    ParamsError
+        The class weights are not one per class, or balanced ones are asked for and a class has no pixel.
+    """
+    asked = options.class_weights
+    weights = None if asked == "none" else balanced_weights(class_pixels) if asked == "balanced" else asked
+    return build_loss(
+        {str(name): weight for name, weight in options.loss.items()},
+        num_classes=len(class_pixels),
+        class_weights=weights,
+        reduce_sum=all_reduce_sum,
+    )

@@ -1,0 +1,138 @@
+"""Adoption: a user's files are looked at, checked against each other, and copied whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tifffile
+
+from stackseg.dataset.labels.table import LabelTable, propose_table
+from stackseg.dataset.specimens import open_specimen
+from stackseg.errors import DataError
+from stackseg.intake.add import adopt, check_values, inspect, open_pair
+
+COLOURS = np.array([[0, 0, 255], [255, 0, 0]], np.uint8)
+
+
+def write(path: Path, stack: Any, **how: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, stack, **{"photometric": "minisblack", "metadata": {"axes": "ZYX"}, **how})
+    return path
+
+
+def stacks(num_planes: int = 5, num_masks: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    images = random.integers(10, 4000, (num_planes, 12, 16)).astype(np.uint16)
+    return images, random.choice(np.array([1, 4], np.uint8), (num_masks, 12, 16))
+
+
+def test_a_pair_is_counted_and_copied_byte_for_byte(tmp_path: Path) -> None:
+    images, masks = stacks()
+    images[3] = 9
+    paths = write(tmp_path / "rock a.tif", images, compression="zlib"), write(tmp_path / "m.tif", masks)
+    specimen = open_pair(*paths)
+    assert specimen.name == "rock_a"
+    found = inspect(specimen)
+    assert found.raw == {1: (masks == 1).sum(), 4: (masks == 4).sum()}
+    assert found.intensity_range == (images.min(), images.max())
+    assert found.num_constant == 1
+    target = adopt(specimen, tmp_path / "data", "rock")
+    assert (target / "images.tif").read_bytes() == paths[0].read_bytes()
+    assert (target / "masks.tif").read_bytes() == paths[1].read_bytes()
+    assert [one.name for one in (tmp_path / "data").iterdir()] == ["rock"]
+    again = open_specimen(target, "rock")
+    assert again.note.source["images"].startswith("rock a.tif sha256:")
+    assert (again.plane(2)[..., 0] == images[2]).all()
+    with pytest.raises(DataError, match=r"the specimen is there already.*--replace"):
+        adopt(specimen, tmp_path / "data", "rock")
+
+
+def test_masks_of_some_planes_keep_their_places(tmp_path: Path) -> None:
+    images, masks = stacks(8, 2)
+    paths = write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", masks)
+    with pytest.raises(DataError, match="2 masks for 8 planes"):
+        open_pair(*paths)
+    specimen = open_pair(*paths, planes=[1, 6])
+    again = open_specimen(adopt(specimen, tmp_path / "data", "rock"), "rock")
+    assert (again.labelled, len(again)) == ((1, 6), 8)
+    table = propose_table(inspect(specimen).raw)
+    assert ((again.labels(6, table) == 1) == (masks[1] == 4)).all()
+
+
+def test_colours_are_classes(tmp_path: Path) -> None:
+    images, masks = stacks()
+    coloured = COLOURS[(masks == 4).astype(int)]
+    paths = (
+        write(tmp_path / "i.tif", images),
+        write(tmp_path / "m.tif", coloured, photometric="rgb", compression="lzw", predictor=True, metadata=None),
+    )
+    specimen = open_pair(*paths)
+    found = inspect(specimen)
+    assert found.raw == {"#0000ff": (masks == 1).sum(), "#ff0000": (masks == 4).sum()}
+    table = propose_table(found.raw)
+    check_values(specimen, table)
+    other = LabelTable(names=("a", "b"), raw=(("#0000ff",), ("#00ff00",)), display=("#000000", "#ffffff"), ignore=())
+    with pytest.raises(DataError, match=r"m\.tif plane 0.*#ff0000"):
+        check_values(specimen, other)
+
+
+def test_png_becomes_tiff_with_the_same_values(tmp_path: Path) -> None:
+    images, masks = stacks()
+    for z in range(5):
+        for kind, stack in (("images", images), ("masks", masks)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            iio.imwrite(tmp_path / kind / f"{z + 8}.png", stack[z])
+    specimen = open_pair(tmp_path / "images", tmp_path / "masks")
+    target = adopt(specimen, tmp_path / "data", "fields")
+    assert sorted(one.name for one in (target / "images").iterdir()) == sorted(f"{z + 8}.tif" for z in range(5))
+    again = open_specimen(target, "fields")
+    for z in range(5):
+        assert (again.plane(z)[..., 0] == images[z]).all()
+
+
+def test_anti_aliased_labels_are_refused_with_advice(tmp_path: Path) -> None:
+    images, _ = stacks()
+    noisy = np.random.default_rng(0).integers(0, 121, images.shape).astype(np.uint8)
+    specimen = open_pair(write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", noisy))
+    with pytest.raises(DataError, match="121") as caught:
+        propose_table(inspect(specimen).raw)
+    assert caught.value.remedy
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    images, masks = stacks()
+    image, mask = write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", masks)
+    with pytest.raises(DataError, match=r"nothere\.tif: no such file"):
+        open_pair(image, tmp_path / "nothere.tif")
+    with pytest.raises(DataError, match="expected two files, or two folders"):
+        open_pair(image, tmp_path)
+    with pytest.raises(DataError, match="masks of 12×15 pixels; expected 12×16"):
+        open_pair(image, write(tmp_path / "s.tif", masks[:, :, 1:]))
+    folder = tmp_path / "f"
+    write(folder / "1.tif", masks[0], metadata={"axes": "YX"})
+    with pytest.raises(DataError, match="--planes or --axes with folders"):
+        open_pair(folder, folder, planes=[0])
+    floats = images.astype(np.float32)
+    floats[2, 3, 4] = np.inf
+    with pytest.raises(DataError, match=r"n\.tif plane 2"):
+        inspect(open_pair(write(tmp_path / "n.tif", floats), mask))
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, masks = stacks()
+    specimen = open_pair(write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", masks))
+    mask_file = specimen.mask_file(0).info.path
+
+    def copy(source: Path, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        if source == mask_file:
+            raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr("stackseg.intake.add.shutil.copyfile", copy)
+    with pytest.raises(OSError, match="No space left"):
+        adopt(specimen, tmp_path / "data", "rock")
+    assert list((tmp_path / "data").iterdir()) == []

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackseg.intake.params_update import SAMPLE_SETTINGS, adapt_params
+from stackseg.params import Params, read_params
+from stackseg.params.file import dotted_keys, read_tree
+from stackseg.params.train import TrainParams
+
+ROOT = Path(__file__).parents[2]
+TWO: list[tuple[str, tuple[int | str, ...], str]] = [("background", (0,), "#000000"), ("cell", (255,), "#e69f00")]
+COLOURS: list[tuple[str, tuple[int | str, ...], str]] = [
+    ("background", ("#000000", "#00000000", 0), "#000000"),
+    ("yes", ("#ff0000",), "#ff0000"),
+    ("3: cells", (-1,), "#00ff00"),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+
+
+def adapt(path: Path, classes: Any = TWO, **changes: Any) -> list[str]:
+    plain: dict[str, Any] = {
+        "ignore": None,
+        "fresh": True,
+        "num_labelled": 40,
+        "smallest_side": 500,
+        "one_size": True,
+    }
+    return adapt_params(path, classes=classes, **(plain | changes))
+
+
+def comments(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return sorted(line.partition("# ")[2] for line in lines if "# " in line)
+
+
+class TestFreshData:
+    @pytest.mark.parametrize(("classes", "ignore"), [(TWO, None), (TWO, 7), (COLOURS, "#ffffff"), (COLOURS, None)])
+    def test_the_table_is_read_back_as_given(self, path: Path, classes: Any, ignore: Any) -> None:
+        adapt(path, classes, ignore=ignore)
+        data = read_params(path).data
+        assert [(one.name, one.codes, one.display) for one in data.classes] == classes
+        assert data.ignore == ignore
+
+    def test_comments_and_completeness_survive(self, path: Path) -> None:
+        before = comments(path)
+        adapt(path, COLOURS, ignore="#ffffff")
+        assert comments(path) == before
+        tree = read_tree(path)
+        for key in dotted_keys():
+            node = tree
+            for name in key.split("."):
+                assert name in node, key
+                node = node[name]
+
+    def test_sections_stay_apart(self, path: Path) -> None:
+        adapt(path, COLOURS)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        tops = [place for place, line in enumerate(lines) if line[:1].isalpha() and line.endswith(":")]
+        assert len(tops) >= 8
+        assert all(lines[place - 1] == "" for place in tops)
+        assert not any(line == "" and lines[place - 1] == "" for place, line in enumerate(lines))
+
+    def test_what_the_sample_asked_for_makes_way(self, path: Path) -> None:
+        changed = adapt(path)
+        train, plain = read_params(path).train, TrainParams()
+        assert all(getattr(train, name) == getattr(plain, name) for name in SAMPLE_SETTINGS)
+        assert train.patch_size == 256
+        assert any(line.startswith("train.lr: ") for line in changed)
+        assert changed[0] == "data.classes has 2 classes"
+
+    def test_the_user_s_own_split_of_the_sample_makes_way(self, path: Path) -> None:
+        text = path.read_text(encoding="utf-8")
+        text = text.replace("method: blocks ", "method: explicit ").replace("test: []", 'test: ["specimen/1"]')
+        path.write_text(text.replace("fold: null", "fold: 3"), encoding="utf-8")
+        assert read_params(path).split.method == "explicit"
+        adapt(path)
+        assert read_params(path).split == Params().split
+
+    @pytest.mark.parametrize(
+        ("smallest_side", "patch_size"), [(20, 32), (31, 32), (32, 32), (63, 32), (100, 96), (255, 224), (4000, 256)]
+    )
+    def test_patches_fit_into_the_smallest_plane(self, path: Path, smallest_side: int, patch_size: int) -> None:
+        adapt(path, smallest_side=smallest_side)
+        assert read_params(path).train.patch_size == patch_size
+
+    @pytest.mark.parametrize(
+        ("num_labelled", "one_size", "method", "gap"),
+        [(3, True, "blocks", 0), (20, True, "blocks", 1), (500, True, "blocks", 2), (20, False, "random", 1)],
+    )
+    def test_the_split_fits_the_stack(
+        self, path: Path, num_labelled: int, one_size: bool, method: str, gap: int
+    ) -> None:
+        adapt(path, num_labelled=num_labelled, one_size=one_size)
+        split = read_params(path).split
+        assert (split.method, split.gap) == (method, gap)
+
+    def test_twice_is_once(self, path: Path) -> None:
+        adapt(path, COLOURS)
+        once = path.read_bytes()
+        # the table is written again, and is the same
+        assert adapt(path, COLOURS) == ["data.classes has 3 classes"]
+        assert path.read_bytes() == once
+
+    def test_what_has_nothing_to_do_with_the_data_stays(self, path: Path) -> None:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(
+            text.replace("architecture: Unet ", "architecture: FPN ").replace("seed: 7 ", "seed: 8 "), "utf-8"
+        )
+        adapt(path)
+        params = read_params(path)
+        assert (params.model.architecture, params.seed) == ("FPN", 8)
+
+    def test_a_file_without_sections_gets_them(self, tmp_path: Path) -> None:
+        path = tmp_path / "params.yaml"
+        path.write_text("seed: 3\n", encoding="utf-8")
+        adapt(path)
+        assert len(read_params(path).data.classes) == 2
+        assert read_params(path).seed == 3
+
+
+class TestFurtherData:
+    def test_nothing_changes_where_the_table_is_there(self, path: Path) -> None:
+        before = path.read_bytes()
+        table = [(one.name, one.codes, one.display) for one in read_params(path).data.classes]
+        assert adapt(path, table, fresh=False) == []
+        assert path.read_bytes() == before
+
+    def test_only_the_table_changes(self, path: Path) -> None:
+        before = read_params(path)
+        assert adapt(path, COLOURS, fresh=False) == ["data.classes has 3 classes"]
+        after = read_params(path)
+        assert after.data.classes != before.data.classes
+        assert after.model_copy(update={"data": before.data}) == before
+
+    def test_another_value_to_ignore_is_a_change(self, path: Path) -> None:
+        table = [(one.name, one.codes, one.display) for one in read_params(path).data.classes]
+        assert adapt(path, table, fresh=False, ignore=255) != []
+        assert read_params(path).data.ignore == 255
+
+    def test_codes_written_in_capitals_are_no_change(self, path: Path) -> None:
+        adapt(path, COLOURS, fresh=False)
+        path.write_text(path.read_text(encoding="utf-8").replace("#ff0000", "#FF0000"), encoding="utf-8")
+        before = path.read_bytes()
+        table = [(one.name, one.codes, one.display) for one in read_params(path).data.classes]
+        assert adapt(path, table, fresh=False) == []
+        assert path.read_bytes() == before

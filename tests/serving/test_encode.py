@@ -1,0 +1,45 @@
+"""Masks come back from their answers as they were."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from stackseg.errors import DataError
+from stackseg.serving.encode import OUTPUT_FORMS, OutputForm, decode_mask, encode_answer
+
+MASKS = arrays.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(MASKS, st.sampled_from(OUTPUT_FORMS))
+def test_a_mask_comes_back(mask_zyx: np.ndarray, output: OutputForm) -> None:
+    if output == "png":
+        mask_zyx = mask_zyx[:1]
+    text = encode_answer(mask_zyx, None, output)["mask"]
+    assert text is not None
+    np.testing.assert_array_equal(decode_mask(text, output), mask_zyx)
+
+
+@pytest.mark.parametrize("output", ["tiff", "npz"])
+def test_probabilities_come_with_it(output: OutputForm) -> None:
+    probabilities = np.random.default_rng(0).random((2, 3, 8, 9), np.float32)
+    answer = encode_answer(probabilities.argmax(1).astype(np.uint8), probabilities, output)
+    file = io.BytesIO(base64.b64decode(answer["probabilities" if output == "tiff" else "mask"] or ""))
+    found = tifffile.imread(file) if output == "tiff" else np.load(file)["probabilities"]
+    np.testing.assert_array_equal(found, probabilities)
+
+
+def test_png_says_what_it_cannot_hold() -> None:
+    mask_zyx = np.zeros((2, 4, 4), np.uint8)
+    with pytest.raises(DataError, match=r"2 planes asked for as png.*tiff or npz"):
+        encode_answer(mask_zyx, None, "png")
+    with pytest.raises(DataError, match="probabilities asked for as png"):
+        encode_answer(mask_zyx[:1], np.zeros((1, 2, 4, 4), np.float32), "png")

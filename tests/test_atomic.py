@@ -1,0 +1,66 @@
+"""Files and folders are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from stackseg.atomic import file_aside, folder_aside, write_text_aside
+
+
+def fail(path: Path, error: BaseException) -> None:
+    path.write_text("half")
+    raise error
+
+
+def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    with file_aside(path) as aside:
+        aside.write_text("1")
+        assert not path.exists()
+    assert [one.name for one in path.parent.iterdir()] == ["a.json"]
+    write_text_aside(path, "é\n")
+    assert path.read_bytes() == "é\n".encode()
+
+
+def test_an_error_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_text_aside(path, "good")
+    with pytest.raises(OSError, match="No space left") as caught, file_aside(path) as aside:
+        fail(aside, OSError(errno.ENOSPC, "No space left on device"))
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "good"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "plots"
+    for names in (("a", "b"), ("c",)):
+        with folder_aside(folder) as aside:
+            for name in names:
+                (aside / name).touch()
+        assert {one.name for one in folder.iterdir()} == set(names)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_an_error_leaves_the_folder_that_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "plots"
+    with folder_aside(folder) as aside:
+        (aside / "good").touch()
+    with pytest.raises(KeyboardInterrupt), folder_aside(folder) as aside:
+        fail(aside / "half", KeyboardInterrupt())
+    assert [one.name for one in folder.iterdir()] == ["good"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_killed_write_left_is_no_hindrance(tmp_path: Path) -> None:
+    for left in (".plots.new", ".plots.old"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "stale").touch()
+    (tmp_path / "plots").mkdir()
+    with folder_aside(tmp_path / "plots") as aside:
+        (aside / "fresh").touch()
+    assert [one.name for one in (tmp_path / "plots").iterdir()] == ["fresh"]
+    assert [one.name for one in tmp_path.iterdir()] == ["plots"]

@@ -1,0 +1,219 @@
+"""Several CPU processes, started by the real command: they train as one would, and write once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackseg.dataset.records import read_catalog
+from stackseg.evaluation.evaluate import evaluate
+from stackseg.model.bundle import load_bundle
+from stackseg.params.file import read_params, write_tree
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+COMMAND = str(BIN / "stackseg")
+# Adam divides gradients that are nothing but rounding by their size: with it, even another order of the patches in a
+# batch of one process moves the loss by 1e-3 within ten steps
+SETTINGS: dict[str, Any] = {
+    "train.epochs": 4,
+    "train.patches_per_epoch": 32,
+    "train.patch_size": 64,
+    "train.batch_size": 16,
+    "train.validate_every": 2,
+    "train.optimizer": "sgd",
+    "train.lr": 0.002,
+}
+DIVERGING = {"train.optimizer": "sgd", "train.lr": 10.0, "train.clip_norm": None, "train.loss": {"bce": 1e30}}
+
+
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "STACKSEG_"))}
+    return kept | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def prepare(folder: Path, make_project: Any, settings: Mapping[str, Any], **stack: Any) -> Path:
+    """Write a project that the command can run in, catalogue included."""
+    project = make_project(folder, {**SETTINGS, **settings}, **stack)
+    write_tree(folder / "params.yaml", project.params.model_dump(mode="json"))
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    done = run(folder, "catalog")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def trained(folder: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
+    done = run(folder, "train", "--device", "cpu", "--processes", str(processes), *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "outputs" / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def runs(folder: Path) -> list[tuple[str, str]]:
+    connection = sqlite3.connect(folder / "mlflow.db")
+    try:
+        return connection.execute("select run_uuid, status from runs").fetchall()
+    finally:
+        connection.close()
+
+
+def children_of(parent: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
+    "Unet": (
+        {"model.architecture": "Unet", "model.encoder": "resnet18", "train.lr": 0.01},
+        {"shape_yx": (128, 128)},
+        (),
+    ),
+    "workers, average, context, rare validation planes": (
+        {
+            "train.ema": 0.7,
+            "model.context_slices": 1,
+            "split.gap": 1,
+            "model.architecture": "Unet",
+            "split.test": 0.5,
+        },
+        {"shape_yx": (128, 128)},
+        ("--workers", "1"),
+    ),
+    "activated norms, several losses, ignored pixels": (
+        {
+            "model.encoder": "tu-test_efficientnet",
+            "model.architecture": "FPN",
+            "train.loss": {"focal": 1.0, "lovasz": 0.5, "tversky": 1.0, "bce": 0.5},
+            "train.class_weights": "balanced",
+            "train.rare_share": 1.0,
+        },
+        {"shape_yx": (90, 50)},
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "stack", "options"), CASES.values(), ids=CASES)
+def test_two_processes_train_as_one(
+    make_project: Any, tmp_path: Path, settings: dict[str, Any], stack: dict[str, Any], options: tuple[str, ...]
+) -> None:
+    one = prepare(tmp_path / "one", make_project, settings, **stack)
+    two = tmp_path / "two"
+    shutil.copytree(one, two)
+    trained(one, 1, *options)
+    said = trained(two, 2, *options)
+
+    alone, together = history(one), history(two)
+    assert [row["epoch"] for row in together] == [row["epoch"] for row in alone] == ["0", "1", "2", "3"]
+    losses = [float(row["loss"]) for row in alone]
+    assert max(losses) - min(losses) > 0.01  # it learns, or equal losses would show nothing
+    for row, other in zip(alone, together, strict=True):
+        assert row.keys() == other.keys()
+        for name in row.keys() - {"seconds", "patches_per_second"}:
+            if row[name] in ("", "True", "False"):
+                assert other[name] == row[name], name
+            else:
+                # a score counts pixels: one that lies between two classes moves it by more than the loss
+                tolerance = 1e-4 if name == "loss" else 1e-3
+                assert float(other[name]) == pytest.approx(float(row[name]), abs=tolerance), name
+    # the rank that is not first says and logs nothing
+    assert said.stdout.count("training ") == 1
+    assert said.stdout.count("best epoch") == 1
+    assert said.stderr == ""
+    ((run_id, status),) = runs(two)
+    assert status == "FINISHED"
+    assert json.loads((two / "outputs" / "run.json").read_text())["run_id"] == run_id
+    assert list((two / "checkpoints").iterdir()) == []
+    names = {path.name for path in (two / "outputs").iterdir()}
+    assert names == {"catalog.json", "history.csv", "model", "run.json"}
+
+    bundle = load_bundle(two / "outputs" / "model")
+    catalog, params = read_catalog(two / "outputs" / "catalog.json"), read_params(two / "params.yaml")
+    scored = evaluate(bundle, catalog, two / "data", params.evaluate, part="validation")
+    assert bundle.spec is not None
+    assert scored.mean_iou == bundle.spec.validation.mean_iou
+
+
+def test_killed_processes_go_on_in_the_same_run(make_project: Any, tmp_path: Path) -> None:
+    whole = prepare(tmp_path / "whole", make_project, {"train.epochs": 12, "train.validate_every": 1, "train.ema": 0.5})
+    broken = tmp_path / "broken"
+    shutil.copytree(whole, broken)
+    trained(whole, 2)
+    process = subprocess.Popen(
+        [COMMAND, "train", "--device", "cpu", "--processes", "2"],
+        cwd=broken,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not list((broken / "checkpoints").glob("*/last-*.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    others = children_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # the other process notices, and does not stay behind
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in others):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not (broken / "outputs" / "model").exists()
+    said = trained(broken, 2)
+    assert "going on at epoch" in said.stdout
+    digests = [load_bundle(folder / "outputs" / "model").digest for folder in (whole, broken)]
+    assert digests[0] == digests[1]
+    assert len(runs(broken)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"train.batch_size": 3}, "train.batch_size is 3; expected a multiple of the 2 processes"),
+        ({"model.encoder": "resnet"}, "unknown encoder 'resnet'"),
+        ({"train.class_weights": [1.0]}, "train.class_weights: 1 class weights; expected"),
+        (DIVERGING, "the loss is nan"),
+    ],
+)
+def test_an_error_is_one_line_whatever_the_processes(
+    make_project: Any, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    folder = prepare(tmp_path / "project", make_project, {"train.batch_size": 4, **settings})
+    done = run(folder, "train", "--device", "cpu", "--processes", "2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (folder / "outputs" / "model").exists()
+
+
+def test_folds_are_trained_by_two_processes(make_project: Any, tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "project", make_project, {"train.epochs": 1})
+    said = trained(folder, 2, "--folds", "2")
+    assert "pooled over 2 folds" in said.stdout
+    assert len(runs(folder)) == 3
+    assert {status for _, status in runs(folder)} == {"FINISHED"}

@@ -1,0 +1,495 @@
+"""train(): reproducible, resumable, honest about what it cannot do, and scored by the one inference path."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import stackseg.training.train as training
+from stackseg.catalog.build import build_catalog
+from stackseg.dataset.specimens import find_specimens
+from stackseg.errors import MachineError, ModelError, ParamsError, StacksegError
+from stackseg.evaluation.evaluate import evaluate
+from stackseg.model.bundle import WEIGHTS_FILE, Bundle, load_bundle, prepare_network
+from stackseg.model.code_digest import code_digest
+from stackseg.model.devices import has_bf16
+from stackseg.model.network import build_network
+from stackseg.model.segment import SegmentedPlane, segment
+from stackseg.training.train import EpochReport, Machine, TrainingResult, inference_spec, train
+
+RESUMED: dict[str, dict[str, Any]] = {
+    "one cycle": {"train.schedule": "one_cycle"},
+    "plateau, validating every epoch": {"train.schedule": "plateau", "train.epochs": 8, "train.lr": 0.02},
+    "cosine, moving average": {"train.schedule": "cosine", "train.ema": 0.8},
+    "constant, dropout, momentum": {
+        "train.schedule": "constant",
+        "model.architecture": "PSPNet",
+        "model.decoder_dropout": 0.5,
+        "train.optimizer": "sgd",
+    },
+    "early stopping": {"train.early_stopping": 2, "train.epochs": 9, "train.lr": 0.03},
+    "rare validation": {"train.validate_every": 2, "train.epochs": 5, "train.optimizer": "adam"},
+}
+
+
+def told(history: tuple[EpochReport, ...]) -> list[dict[str, Any]]:
+    """Return a history without the times."""
+    return [
+        {key: value for key, value in asdict(one).items() if key not in ("seconds", "patches_per_second")}
+        for one in history
+    ]
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of all that a folder holds."""
+    return sorted(one.name for one in folder.iterdir())
+
+
+def test_equal_seeds_give_equal_bundles_and_another_seed_another(tiny: Any) -> None:
+    first, again = tiny.train("first"), tiny.train("again")
+    other = tiny.having({"seed": 8}).train("other")
+    assert first.spec.digest == again.spec.digest
+    assert first.spec.weights_sha256 == again.spec.weights_sha256
+    assert told(first.history) == told(again.history)
+    assert other.spec.weights_sha256 != first.spec.weights_sha256
+    first_file, again_file = (tiny.folder / name / WEIGHTS_FILE for name in ("first", "again"))
+    assert first_file.read_bytes() == again_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop"),
+    [pytest.param(settings, {"stop_after_epoch": 1}, id=name) for name, settings in RESUMED.items()]
+    + [pytest.param(RESUMED["cosine, moving average"], {"stop_at_step": (2, 1)}, id="in mid-epoch")],
+)
+def test_a_stopped_training_goes_on_to_the_weights_of_an_unbroken_one(
+    tiny: Any, follower: Any, stopped: type[Exception], settings: dict[str, Any], stop: dict[str, Any]
+) -> None:
+    made = tiny.having({"train.epochs": 4, **settings})
+    unbroken = made.train("unbroken")
+    broken = follower(**stop)
+    with pytest.raises(stopped):
+        made.train("resumed", callbacks=(broken,))
+    assert not (made.folder / "resumed").exists()
+    follows = follower()
+    resumed = made.train("resumed", callbacks=(follows,))
+
+    assert broken.starts[0].checkpoint_folder == follows.starts[0].checkpoint_folder
+    assert follows.starts[0].first_epoch == 2
+    assert told(follows.starts[0].history) == told(unbroken.history[:2])
+    assert [one.epoch for one in follows.reports] == [one.epoch for one in unbroken.history[2:]]
+    assert told(resumed.history) == told(unbroken.history)
+    assert resumed.spec.weights_sha256 == unbroken.spec.weights_sha256
+    assert resumed.spec.digest == unbroken.spec.digest
+    assert names_in(made.folder) == ["checkpoints", "data", "resumed", "unbroken"]
+    assert names_in(made.checkpoints) == []
+
+
+def test_workers_and_resuming_with_them_change_no_weights(tiny: Any, follower: Any, stopped: type[Exception]) -> None:
+    # dropout draws from the same stream as torch's loaders would, if they were let
+    made = tiny.having({"model.architecture": "PSPNet", "model.decoder_dropout": 0.5, "train.schedule": "cosine"})
+    alone = made.train("alone")
+    machine = Machine(device="cpu", num_workers=2)
+    with pytest.raises(stopped):
+        made.train("helped", machine=machine, callbacks=(follower(stop_after_epoch=1),))
+    helped = made.train("helped", machine=machine)
+    assert told(helped.history) == told(alone.history)
+    assert helped.spec.digest == alone.spec.digest
+
+
+def test_a_training_killed_before_its_bundle_was_written_only_writes_it(
+    tiny: Any, follower: Any, stopped: type[Exception]
+) -> None:
+    unbroken = tiny.train("unbroken")
+    with pytest.raises(stopped):
+        tiny.train("late", callbacks=(follower(stop_after_epoch=2),))
+    follows = follower()
+    late = tiny.train("late", callbacks=(follows,))
+    assert follows.reports == []
+    assert late.spec.digest == unbroken.spec.digest
+
+
+DIFFERENT: dict[str, dict[str, Any]] = {
+    "seed": {"seed": 8},
+    "model": {"model.architecture": "Unet"},
+    "augmentation": {"augment.preset": "none"},
+    "rate": {"train.lr": 0.002},
+    "loss": {"train.loss": {"cross_entropy": 1.0}},
+    "length": {"train.epochs": 4},
+    "tile": {"inference.tile": 96},
+    "split": {"split.gap": 1},
+    "intensity": {"intensity.scope": "plane"},
+}
+
+
+@pytest.mark.parametrize("settings", DIFFERENT.values(), ids=DIFFERENT)
+def test_another_training_starts_anew(
+    tiny: Any, follower: Any, stopped: type[Exception], settings: dict[str, Any]
+) -> None:
+    first, other = follower(stop_after_epoch=0), follower(stop_at_step=(0, 0))
+    with pytest.raises(stopped):
+        tiny.train(callbacks=(first,))
+    with pytest.raises(stopped):
+        tiny.having(settings).train(callbacks=(other,))
+    assert other.starts[0].first_epoch == 0
+    assert other.starts[0].checkpoint_folder != first.starts[0].checkpoint_folder
+
+
+def test_what_training_does_not_read_does_not_start_it_anew(tiny: Any, follower: Any, stopped: type[Exception]) -> None:
+    follows = follower()
+    with pytest.raises(stopped):
+        tiny.train(callbacks=(follower(stop_after_epoch=0),))
+    settings = {"evaluate.overlays": 9, "evaluate.confidence": 0.8, "project.model_name": "other"}
+    tiny.having(settings).train(callbacks=(follows,))
+    assert follows.starts[0].first_epoch == 1
+
+
+def test_other_code_starts_anew(
+    tiny: Any, follower: Any, stopped: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(stopped):
+        tiny.train(callbacks=(follower(stop_after_epoch=0),))
+    monkeypatch.setattr(training, "code_digest", lambda: "of other code")
+    follows = follower(stop_at_step=(0, 0))
+    with pytest.raises(stopped):
+        tiny.train(callbacks=(follows,))
+    assert follows.starts[0].first_epoch == 0
+
+
+def test_an_edited_augmentation_file_starts_anew(tiny: Any, follower: Any, stopped: type[Exception]) -> None:
+    path = tiny.folder / "augment.json"
+    A.save(A.Compose([A.HorizontalFlip(p=0.5)]), path)
+    made = tiny.having({"augment.preset": "file", "augment.file": str(path)})
+    with pytest.raises(stopped):
+        made.train(callbacks=(follower(stop_after_epoch=0),))
+    A.save(A.Compose([A.VerticalFlip(p=0.5)]), path)
+    follows = follower(stop_at_step=(0, 0))
+    with pytest.raises(stopped):
+        made.train(callbacks=(follows,))
+    assert follows.starts[0].first_epoch == 0
+
+
+@pytest.mark.parametrize("stop", [{"stop_after_epoch": 0}, {"stop_at_step": (1, 0)}, {"stop_after_epoch": 2}])
+def test_an_exception_from_a_callback_leaves_the_model_alone(
+    tiny: Any, follower: Any, stopped: type[Exception], stop: dict[str, Any]
+) -> None:
+    model = tiny.folder / "model"
+    model.mkdir()
+    (model / "bundle.json").write_text("the good old model")
+    with pytest.raises(stopped):
+        tiny.train(callbacks=(follower(**stop),))
+    assert names_in(model) == ["bundle.json"]
+    assert (model / "bundle.json").read_text() == "the good old model"
+
+
+def test_callbacks_hear_every_step_and_every_epoch_once(tiny: Any, follower: Any) -> None:
+    follows = follower()
+    result = tiny.train(callbacks=(follows,))
+    (start,) = follows.starts
+    assert (start.num_epochs, start.steps_per_epoch, start.first_epoch, start.history) == (3, 2, 0, ())
+    assert (start.device, start.precision) == ("cpu", "fp32")
+    network = build_network(load_bundle(tiny.folder / "model").inference.network, encoder_weights=None)
+    assert start.num_parameters == sum(one.numel() for one in network.parameters())
+    assert follows.steps == [(epoch, step) for epoch in range(3) for step in range(2)]
+    assert tuple(follows.reports) == result.history
+
+
+def test_early_stopping_counts_validations_without_gain(tiny: Any) -> None:
+    settings = {"train.early_stopping": 2, "train.epochs": 30, "train.lr": 0.05, "train.schedule": "constant"}
+    history = tiny.having(settings).train().history
+    scores = [one.validation_mean_iou for one in history]
+    gains = [score > max([-1.0, *scores[:place]]) for place, score in enumerate(scores)]
+    assert [one.best for one in history] == gains
+    assert len(history) < 30
+    assert gains[-3:] == [True, False, False]
+    assert not any(not first and not second for first, second in itertools.pairwise(gains[:-1]))
+
+
+def test_the_first_best_epoch_is_kept(tiny: Any) -> None:
+    settings = {"train.epochs": 8, "train.validate_every": 2, "train.lr": 1.0, "train.schedule": "constant"}
+    result = tiny.having(settings).train()
+    validated = [one for one in result.history if one.validation_mean_iou is not None]
+    assert [one.epoch for one in validated] == [1, 3, 5, 7]
+    best = max(validated, key=lambda one: one.validation_mean_iou)
+    kept = result.spec.validation
+    assert (kept.epoch, kept.mean_iou, kept.iou, kept.pixel_accuracy) == (
+        best.epoch,
+        best.validation_mean_iou,
+        best.validation_iou,
+        best.validation_pixel_accuracy,
+    )
+    assert best.epoch < 7  # else this shows nothing
+
+
+def test_the_last_epoch_validates_whatever_the_interval(tiny: Any) -> None:
+    history = tiny.having({"train.validate_every": 50}).train().history
+    assert [one.validation_mean_iou is not None for one in history] == [False, False, True]
+
+
+ONE_STEP: dict[str, dict[str, Any]] = {
+    **{name: {"train.loss": {name: 1.0}} for name in ("cross_entropy", "bce", "dice", "focal", "lovasz", "tversky")},
+    "a sum": {"train.loss": {"focal": 0.5, "lovasz": 2.0}},
+    "adam": {"train.optimizer": "adam"},
+    "sgd": {"train.optimizer": "sgd", "train.schedule": "one_cycle"},
+    "balanced": {"train.class_weights": "balanced"},
+    "weights": {"train.class_weights": [1.0, 2.0, 0.5]},
+    "one step in all": {"train.patches_per_epoch": 4},
+    "no clipping, default layout": {"train.clip_norm": None, "train.channels_last": False},
+    "micrograph": {"augment.preset": "micrograph"},
+    "em": {"augment.preset": "em"},
+}
+
+
+@pytest.mark.parametrize("settings", ONE_STEP.values(), ids=ONE_STEP)
+def test_every_loss_optimiser_and_weighting_trains(tiny: Any, settings: dict[str, Any]) -> None:
+    made = tiny.having({"train.epochs": 1, **settings})
+    untrained = build_network(inference_spec(made.params, made.catalog).network, encoder_weights=None).state_dict()
+    result = made.train()
+    kept = load_file(made.folder / "model" / WEIGHTS_FILE)
+    assert math.isfinite(result.history[0].loss)
+    assert 0 <= result.history[0].training_pixel_accuracy <= 1
+    assert any(not torch.equal(untrained[name], kept[name]) for name in kept)
+
+
+def test_class_weights_of_another_number_are_refused(tiny: Any) -> None:
+    with pytest.raises(ParamsError, match=r"train\.class_weights: 2 class weights; expected 3, one per class"):
+        tiny.having({"train.class_weights": [1.0, 2.0]}).train()
+
+
+def test_pixels_to_be_ignored_neither_train_nor_score(make_project: Any, tmp_path: Path, stack_files: Any) -> None:
+    tiny_stack, write_specimen = stack_files
+    images, masks_zyx = tiny_stack()
+    unknown_zyx = masks_zyx.copy()
+    unknown_zyx[:, :, 20:] = 99
+    # what lies under ignored pixels must not matter: here a class that is wrong
+    write_specimen(tmp_path / "data" / "rock", images, unknown_zyx)
+    made = make_project(tmp_path / "spare", {"data.ignore": 99})
+    catalog = build_catalog(tmp_path / "data", made.params)
+    result = train(
+        made.params,
+        catalog,
+        data=tmp_path / "data",
+        model=tmp_path / "model",
+        checkpoints=tmp_path / "checkpoints",
+        machine=Machine(device="cpu"),
+    )
+    assert result is not None
+    assert all(math.isfinite(one.loss) for one in result.history)
+    scored = evaluate(
+        load_bundle(tmp_path / "model"), catalog, tmp_path / "data", made.params.evaluate, part="validation"
+    )
+    num_planes = len(catalog.planes("validation"))
+    assert scored.scores.num_pixels == num_planes * 40 * 20
+    assert result.spec.validation.mean_iou == scored.mean_iou
+
+
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "grey": ({}, {}),
+    "context": ({"model.context_slices": 2, "split.gap": 2}, {"num_planes": 14}),
+    "rgb": ({}, {"channels": 3}),
+    "rgb with context": ({"model.context_slices": 1, "split.gap": 1}, {"channels": 3}),
+    "rgb as grey": ({"data.colour": "grey"}, {"channels": 3}),
+    "specimen scope": ({"intensity.scope": "specimen"}, {}),
+    "plane scope": ({"intensity.scope": "plane"}, {}),
+    "small planes": ({}, {"shape_yx": (20, 27)}),
+    "planes of many tiles": ({"inference.tile": 32, "inference.overlap": 8}, {"shape_yx": (75, 101)}),
+    "moving average": ({"train.ema": 0.5}, {}),
+    "depthwise": ({"model.architecture": "FPN", "model.encoder": "tu-test_efficientnet"}, {}),
+    "default layout": ({"train.channels_last": False, "model.architecture": "Unet"}, {}),
+    "automatic precision": ({"train.precision": "auto", "inference.precision": "auto"}, {}),
+}
+
+
+@pytest.mark.parametrize(("settings", "stack"), KINDS.values(), ids=KINDS)
+def test_validation_evaluation_and_serving_give_the_same_masks(
+    make_project: Any,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    stack: dict[str, Any],
+    segment_in_training: Callable[[Any], None],
+    segment_bytes: Callable[..., Any],
+) -> None:
+    project = make_project(tmp_path, {"train.epochs": 2, **settings}, **stack)
+    seen: dict[int, Any] = {}
+
+    def recording(*arguments: Any, **named: Any) -> Any:
+        for plane in segment(*arguments, **named):
+            assert isinstance(plane, SegmentedPlane)
+            seen[plane.z] = plane.mask_yx
+            yield plane
+
+    segment_in_training(recording)
+    # the weights of the second epoch are kept only if it is the better one: then its masks are the ones to compare
+    validated: list[dict[int, Any]] = []
+
+    class Keeper:
+        def on_start(self, start: Any) -> None: ...
+        def on_step(self, epoch: int, step: int, loss: Any) -> None: ...
+        def on_epoch(self, report: EpochReport) -> None:
+            validated.append(dict(seen))
+
+    result = project.train(callbacks=(Keeper(),))
+    kept = validated[result.spec.validation.epoch]
+    assert sorted(kept) == [ref.z for ref, _ in project.catalog.planes("validation")]
+
+    bundle = load_bundle(tmp_path / "model")
+    served_zyx = segment_bytes((project.data / "rock" / "images.tif").read_bytes(), bundle)
+    for z, mask_yx in kept.items():
+        np.testing.assert_array_equal(served_zyx[z], mask_yx)
+    scored = evaluate(bundle, project.catalog, project.data, project.params.evaluate, part="validation")
+    told = result.spec.validation
+    assert scored.mean_iou == told.mean_iou
+    assert scored.scores.pixel_accuracy == told.pixel_accuracy
+    assert {one.name: one.iou for one in scored.scores.classes} == told.iou
+    assert scored.precision == told.precision
+    assert bundle.inference.network.in_channels == (
+        (3 if stack.get("channels") == 3 and "data.colour" not in settings else 1)
+        * (2 * settings.get("model.context_slices", 0) + 1)
+    )
+
+
+def test_the_bundle_says_what_it_was_trained_on(trained: tuple[Any, TrainingResult]) -> None:
+    project, result = trained
+    spec = result.spec
+    assert spec.lineage.catalog_digest == project.catalog.digest()
+    assert spec.lineage.data_md5 == project.catalog.data_md5
+    assert spec.lineage.code_digest == code_digest()
+    assert spec.lineage.params == project.params.model_dump(
+        mode="json", include={"seed", "model", "augment", "train", "inference"}
+    )
+    parts = {
+        part: tuple(plane.image_sha256 for _, plane in project.catalog.planes(part))
+        for part in ("training", "validation", "gap", "test")
+    }
+    assert (spec.seen.training, spec.seen.validation, spec.seen.gap) == (
+        parts["training"],
+        parts["validation"],
+        parts["gap"],
+    )
+    assert not set(parts["test"]) & {*spec.seen.training, *spec.seen.validation, *spec.seen.gap}
+    assert spec.inference.voxel_size_zyx_um is None
+    assert load_bundle(project.folder / "model").spec == spec
+
+
+def test_the_test_part_is_not_read(make_project: Any, tmp_path: Path, stack_files: Any) -> None:
+    project = make_project(tmp_path / "one")
+    first = project.train()
+    tiny_stack, write_specimen = stack_files
+    images, masks_zyx = tiny_stack()
+    for ref, _ in project.catalog.planes("test"):
+        images[ref.z] = 0
+        masks_zyx[ref.z] = 0
+    write_specimen(project.data / "rock", images, masks_zyx)
+    again = project.train("again")
+    assert again.spec.weights_sha256 == first.spec.weights_sha256
+    assert told(again.history) == told(first.history)
+
+
+def test_bf16_trains_where_the_hardware_has_it(tiny: Any, follower: Any) -> None:
+    if not has_bf16(torch.device("cpu")):
+        pytest.skip("this processor does not multiply bfloat16")
+    follows = follower()
+    settings = {"train.precision": "bf16", "inference.precision": "bf16"}
+    result = tiny.having(settings).train(callbacks=(follows,))
+    assert follows.starts[0].precision == "bf16"
+    assert result.spec.validation.precision == "bf16"
+    assert result.spec.weights_sha256 != tiny.train("fp32").spec.weights_sha256
+    weights = load_file(tiny.folder / "model" / WEIGHTS_FILE)
+    assert {one.dtype for one in weights.values()} == {torch.float32, torch.int64}
+    # cast once on loading: to the same bits as autocast would in each pass
+    loaded = load_bundle(tiny.folder / "model")
+    assert torch.bfloat16 in {one.dtype for one in loaded.network.state_dict().values()}
+    network = build_network(loaded.inference.network, encoder_weights=None)
+    network.load_state_dict(weights)
+    uncast = Bundle(loaded.inference, prepare_network(network, loaded.inference, torch.device("cpu")))
+    assert torch.bfloat16 not in {one.dtype for one in uncast.network.state_dict().values()}
+    (specimen,) = find_specimens(tiny.data)
+    for one, other in zip(
+        segment(specimen, loaded, probabilities=True), segment(specimen, uncast, probabilities=True), strict=True
+    ):
+        np.testing.assert_array_equal(one.probabilities_cyx, other.probabilities_cyx)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_in_one_line(tiny: Any) -> None:
+    settings = {
+        "train.lr": 10.0,
+        "train.optimizer": "sgd",
+        "train.clip_norm": None,
+        "train.schedule": "constant",
+        "train.loss": {"bce": 1e30},
+        "train.patches_per_epoch": 32,
+    }
+    with pytest.raises(ModelError, match=r"the loss is (nan|inf) in epoch \d+\. Lower train\.lr") as caught:
+        tiny.having(settings).train()
+    assert "\n" not in caught.value.sentence()
+    assert not (tiny.folder / "model").exists()
+
+
+IMPOSSIBLE: dict[str, tuple[dict[str, Any], Machine, type[StacksegError], str]] = {
+    "batch": (
+        {"train.batch_size": 3},
+        Machine("cpu", num_processes=2),
+        ParamsError,
+        r"batch_size is 3; expected a multiple of the 2 pro",
+    ),
+    "fp16": ({"train.precision": "fp16"}, Machine("cpu"), MachineError, r"fp16 on a CPU"),
+    "device": ({}, Machine("tpu"), MachineError, r"device 'tpu'"),
+    "one GPU named, two processes": ({}, Machine("cuda:0", num_processes=2), MachineError, r"--device"),
+    "dropout": ({"model.decoder_dropout": 0.2}, Machine("cpu"), ParamsError, r"decoder_dropout 0\.2 with Linknet"),
+    "batch of one": (
+        {"model.architecture": "DeepLabV3", "train.batch_size": 1},
+        Machine("cpu"),
+        ModelError,
+        r"cannot train on 1 image",
+    ),
+    "patches that the network cannot take": (
+        {"model.architecture": "PAN"},
+        Machine("cpu"),
+        ModelError,
+        r"PAN .*32 × 32",
+    ),
+    "planes that the network cannot take": (
+        {"model.architecture": "PAN", "train.patch_size": 128},
+        Machine("cpu"),
+        ModelError,
+        r"PAN .*64 × 64",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "machine", "kind", "words"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_what_cannot_be_done_is_said_before_anything_starts(
+    tiny: Any, follower: Any, settings: dict[str, Any], machine: Machine, kind: type[StacksegError], words: str
+) -> None:
+    follows = follower()
+    with pytest.raises(kind, match=words) as caught:
+        tiny.having(settings).train(machine=machine, callbacks=(follows,))
+    assert "\n" not in caught.value.sentence()
+    assert follows.steps == []
+
+
+@pytest.mark.slow
+def test_compiled_training_resumes_and_scores_like_any(
+    tiny: Any, follower: Any, stopped: type[Exception], compiler: None
+) -> None:
+    made = tiny.having({"train.compile": True})
+    unbroken = made.train("unbroken")
+    with pytest.raises(stopped):
+        made.train("resumed", callbacks=(follower(stop_after_epoch=0),))
+    resumed = made.train("resumed")
+    assert resumed.spec.digest == unbroken.spec.digest
+    plain = tiny.train("plain")
+    assert resumed.history[0].loss == pytest.approx(plain.history[0].loss, abs=1e-4)
+    scored = evaluate(
+        load_bundle(made.folder / "resumed"), made.catalog, made.data, made.params.evaluate, part="validation"
+    )
+    assert scored.mean_iou == resumed.spec.validation.mean_iou
