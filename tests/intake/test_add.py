@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from stackseg.dataset.labels.table import LabelTable, propose_table
+from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.specimens import open_specimen
 from stackseg.errors import DataError
 from stackseg.intake.add import adopt, check_values, inspect, open_pair
+from stackseg.intake.label_proposal import propose_table
 
 COLOURS = np.array([[0, 0, 255], [255, 0, 0]], np.uint8)
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from stackseg.errors import MachineError, ModelError
-from stackseg.model.code_digest import NOT_TRAINING, ROOMS, code_digest, training_files
 from stackseg.training.checkpoints import Checkpoints, checkpoint_key
 
 STATE = {
@@ -164,23 +163,3 @@ def test_keys_are_of_values_not_of_their_order() -> None:
     assert checkpoint_key({"a": 1, "b": [1.5, None]}, "x") == checkpoint_key({"b": [1.5, None], "a": 1}, "x")
     parts: list[tuple[Any, ...]] = [({"a": 1}, "x"), ({"a": 2}, "x"), ({"a": 1}, "y"), ({"a": 1},), ({"a": "1"}, "x")]
     assert len({checkpoint_key(*one) for one in parts}) == len(parts)
-
-
-def test_the_code_of_a_model_is_digested_file_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = training_files()
-    names = {path.name for path in files}
-    assert {"training.py", "learner.py", "losses.py", "catalog.py", "train.py", "errors.py"} <= names
-    package = files[0].parent
-    assert all((package / one).exists() for one in NOT_TRAINING), "a name in NOT_TRAINING is out of date"
-    assert {path.relative_to(package).parts[0] for path in files} == {*ROOMS, "aside.py", "errors.py"}
-
-    before = code_digest()
-    assert before == code_digest()
-    real = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: real(self).replace(b"\n", b"\r\n"))
-    assert code_digest() == before
-    for changed in files[:3] + files[-3:]:
-        monkeypatch.setattr(
-            Path, "read_bytes", lambda self, changed=changed: real(self) + (b"# more" if self == changed else b"")
-        )
-        assert code_digest() != before

@@ -157,8 +157,8 @@ def show_catalog(catalog: Catalog) -> None:
 
 
 def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, fresh: bool) -> LabelTable:
-    from stackseg.dataset.labels.table import propose_table
     from stackseg.dataset.records import label_table
+    from stackseg.intake.label_proposal import propose_table
     from stackseg.params.data import read_classes
 
     if file is not None:

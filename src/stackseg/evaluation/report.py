@@ -54,6 +54,26 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
     return shown
 
 
+def score_metrics(evaluation: Evaluation) -> dict[str, float | None]:
+    """Return the scores under the names that runs are compared by."""
+    part, scores = evaluation.part, evaluation.scores
+    metrics: dict[str, float | None] = {
+        f"{part}/mean_iou": scores.mean_iou,
+        f"{part}/mean_iou_low": evaluation.mean_iou_interval.low,
+        f"{part}/mean_iou_high": evaluation.mean_iou_interval.high,
+        f"{part}/mean_dice": scores.mean_dice,
+        f"{part}/pixel_accuracy": scores.pixel_accuracy,
+        f"{part}/frequency_weighted_iou": scores.frequency_weighted_iou,
+    }
+    for one in scores.classes:
+        metrics[f"{part}/iou/{one.name}"] = one.iou
+        metrics[f"{part}/dice/{one.name}"] = one.dice
+        metrics[f"{part}/boundary_f1/{one.name}"] = one.boundary_f1
+    if evaluation.neurons is not None:
+        metrics |= {f"{part}/v_rand": evaluation.neurons.v_rand, f"{part}/v_info": evaluation.neurons.v_info}
+    return metrics
+
+
 def read_evaluation(path: Path) -> Evaluation:
     """Read outputs/evaluation.json."""
     try:

@@ -17,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from stackseg.dataset.records import Catalog
 from stackseg.errors import DataError
 from stackseg.evaluation.evaluate import Evaluation
+from stackseg.evaluation.report import score_metrics
 from stackseg.model.bundle import BundleSpec
 from stackseg.registry.versions import CHALLENGER
 from stackseg.tracking.lineage import GitState
@@ -138,26 +139,6 @@ def identity(spec: BundleSpec) -> dict[str, str]:
     """Return the digests by which a version is known."""
     values = (spec.digest, spec.lineage.catalog_digest, spec.lineage.code_digest)
     return dict(zip(IDENTITY, values, strict=True))
-
-
-def score_metrics(evaluation: Evaluation) -> dict[str, float | None]:
-    """Return the scores under the names that runs are compared by."""
-    part, scores = evaluation.part, evaluation.scores
-    metrics: dict[str, float | None] = {
-        f"{part}/mean_iou": scores.mean_iou,
-        f"{part}/mean_iou_low": evaluation.mean_iou_interval.low,
-        f"{part}/mean_iou_high": evaluation.mean_iou_interval.high,
-        f"{part}/mean_dice": scores.mean_dice,
-        f"{part}/pixel_accuracy": scores.pixel_accuracy,
-        f"{part}/frequency_weighted_iou": scores.frequency_weighted_iou,
-    }
-    for one in scores.classes:
-        metrics[f"{part}/iou/{one.name}"] = one.iou
-        metrics[f"{part}/dice/{one.name}"] = one.dice
-        metrics[f"{part}/boundary_f1/{one.name}"] = one.boundary_f1
-    if evaluation.neurons is not None:
-        metrics |= {f"{part}/v_rand": evaluation.neurons.v_rand, f"{part}/v_info": evaluation.neurons.v_info}
-    return metrics
 
 
 def version_tags(spec: BundleSpec, evaluation: Evaluation) -> dict[str, str]:

@@ -6,7 +6,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,7 +14,6 @@ from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from stackseg.catalog import build as describing
 from stackseg.dataset.records import Catalog
 from stackseg.errors import StoreError
 from stackseg.model.code_digest import code_digest
@@ -122,7 +120,7 @@ def identity_of(space: Space, catalog: Catalog) -> dict[str, Any]:
         # params have their names only
         "pipelines": {file: load_pipeline(file) for file in space.augment_files()},
         # trials describe the folds by themselves
-        "code": code_digest() if params.search.folds is None else code_digest(Path(describing.__file__)),
+        "code": code_digest() if params.search.folds is None else code_digest("catalog"),
     }
 
 

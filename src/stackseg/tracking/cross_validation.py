@@ -13,11 +13,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from stackseg.catalog.build import build_catalog
 from stackseg.evaluation.evaluate import Evaluation, PlaneCounts, count_planes, summarise
+from stackseg.evaluation.report import score_metrics
 from stackseg.model.bundle import load_bundle
 from stackseg.model.confusion import mean_iou
 from stackseg.model.devices import pick_device
 from stackseg.params import Params
-from stackseg.registry.register import score_metrics
 from stackseg.tracking.logged_training import train_and_log
 from stackseg.tracking.run_logger import log_metrics
 from stackseg.training.train import Callback, Machine

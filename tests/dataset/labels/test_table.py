@@ -12,8 +12,9 @@ from PIL import Image
 from skimage.transform import resize
 
 from stackseg.dataset.files.stack import open_stack
-from stackseg.dataset.labels.table import IGNORE_INDEX, LabelTable, RawCode, propose_table, raw_counts
+from stackseg.dataset.labels.table import IGNORE_INDEX, LabelTable, RawCode, raw_counts
 from stackseg.errors import DataError, ParamsError
+from stackseg.intake.label_proposal import propose_table
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data is not here")

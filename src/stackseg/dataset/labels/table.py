@@ -1,10 +1,9 @@
-"""Raw mask values and colours → class indices, by an explicit table; and a first table for masks just met."""
+"""Raw mask values and colours → class indices, by an explicit table."""
 
 from __future__ import annotations
 
-import colorsys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -12,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stackseg.dataset.labels.codes import COLOUR, RawCode, code_number, code_of, pixel_codes, raw_counts
-from stackseg.dataset.labels.proposal import doubt_labels
 from stackseg.errors import DataError, ParamsError
 
-__all__ = ["IGNORE_INDEX", "MAX_CLASSES", "LabelTable", "RawCode", "propose_table", "raw_counts"]
+__all__ = ["IGNORE_INDEX", "MAX_CLASSES", "LabelTable", "RawCode", "raw_counts"]
 
 IGNORE_INDEX = 255
 """Class index of pixels that neither train nor score."""
@@ -23,7 +21,6 @@ MAX_CLASSES = 254
 """Indices 0 to 253: 255 is `IGNORE_INDEX`, 254 marks unknown pixels inside this module."""
 
 _UNKNOWN = 254
-_DISPLAY = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")  # Okabe and Ito, 2008
 
 
 @dataclass(frozen=True)
@@ -101,58 +98,3 @@ class LabelTable:
             where=where,
             remedy="add it to data.classes or data.ignore in params.yaml, or mend the mask",
         )
-
-
-def propose_table(counts: Mapping[RawCode, int], *, where: str = "masks") -> LabelTable:
-    """Return a table with a class for each raw code found in masks, in rising order of codes.
-
-    Two codes of which one is 0 or black are called background and foreground, all else class_0, class_1, …
-
-    Parameters
-    ----------
-    counts
-        Pixels per raw code, over all planes of all masks.
-    where
-        File or folder named in messages.
-
-    Raises
-    ------
-    DataError
-        There is one code only, or the codes look like instance labels, an image, or labels that were interpolated
-        or compressed with loss.
-    """
-    found = {code: number for code, number in counts.items() if number > 0}
-    by_hand = "name the true values in `--classes FILE`"
-    if len(found) < 2:
-        raise DataError(
-            f"{len(found)} distinct values ({', '.join(map(str, found))})",
-            expected="two classes or more",
-            where=where,
-            remedy=f"annotate at least one plane that holds several classes, or {by_hand}",
-        )
-    if doubt := doubt_labels(found):
-        remedy = f"export labels without interpolation, smoothing or JPEG, or {by_hand}"
-        if "instance" in doubt:
-            remedy = f"give all objects of a class one value (Fiji: Image > Adjust > Threshold), or {by_hand}"
-        raise DataError(f"{len(found)} distinct values: it {doubt}", where=where, remedy=remedy)
-    codes = sorted(found, key=lambda code: (isinstance(code, str), code))
-    is_binary = len(codes) == 2 and codes[0] in (0, "#000000", "#00000000")
-    names = ("background", "foreground") if is_binary else tuple(f"class_{index}" for index in range(len(codes)))
-    return LabelTable(names, tuple((code,) for code in codes), _display_colours(codes))
-
-
-def _display_colours(codes: list[RawCode]) -> tuple[str, ...]:
-    """Return a colour per class: its own in colour masks, black for 0, else ones that are told apart easily."""
-    spare = chain(_DISPLAY, (_hue(step) for step in range(360)))
-    chosen: list[str] = []
-    for code in codes:
-        own = code[:7] if isinstance(code, str) else "#000000" if code == 0 else next(spare)
-        while own in chosen:
-            own = next(spare)
-        chosen.append(own)
-    return tuple(chosen)
-
-
-def _hue(step: int) -> str:
-    red, green, blue = colorsys.hsv_to_rgb(step * 0.618034 % 1, 0.7 if step % 2 else 0.45, 0.9)
-    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
