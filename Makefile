@@ -31,7 +31,8 @@ lint: $(BIN)/.installed
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev,grpc,postgresql]"
+	$(BIN)/python -m pip install --disable-pip-version-check -q uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[dev,grpc,postgresql]"
 	touch $@
 
 clean:
