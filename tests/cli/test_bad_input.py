@@ -1,18 +1,28 @@
-"""Bad input through the real command: one line that says what, where and what to do, exit code 1, nothing touched."""
+"""Bad input through the command line: one line that says what, where and what to do, exit code 1, nothing touched.
+
+The verbs run in this process, through the same `run()` as the command; one test starts the command itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import os
+import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import tifffile
+
+from stackseg.cli import main
 
 COMMAND = str(Path(sys.executable).parent / "stackseg")
 
@@ -104,17 +114,40 @@ def state(folder: Path) -> dict[str, str]:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=100)
+    """Run a verb in this process, as the command does, and return what it printed and its exit code."""
+    command = ["stackseg", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", command),
+        mock.patch.dict(os.environ),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main.run()
+    return subprocess.CompletedProcess(command, int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def added(project_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project with data that was added; not to be changed."""
+    root = tmp_path_factory.mktemp("added") / "project"
+    shutil.copytree(project_template, root)
+    site = {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(root.parent / "site")}
+    with contextlib.chdir(root), mock.patch.dict(os.environ, site):
+        done = run("add", *pair(root.parent, images(), masks()), "--name", "rock")
+    assert done.returncode == 0, done.stderr
+    return root
 
 
 @pytest.fixture
-def good(project: Path, tmp_path: Path) -> Path:
-    """Return a project with data that was added."""
-    folder = tmp_path / "good"
-    folder.mkdir()
-    done = run("add", *pair(folder, images(), masks()), "--name", "rock")
-    assert done.returncode == 0, done.stderr
-    return project
+def good(added: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of that project, which is the working directory."""
+    root = tmp_path / "project"
+    shutil.copytree(added, root)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    return root
 
 
 @pytest.mark.parametrize(("make", "words"), CASES.values(), ids=CASES)
@@ -147,11 +180,18 @@ def test_good_data_stays_when_more_is_refused(good: Path, tmp_path: Path) -> Non
     assert state(good) == before
 
 
-def test_a_traceback_is_shown_when_it_is_asked_for(project: Path, tmp_path: Path) -> None:
-    done = run("--debug", "add", tmp_path / "no.tif", tmp_path / "no.tif")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "DataError" in done.stderr
+def test_the_command_prints_a_line_and_a_traceback_only_when_it_is_asked_for(project: Path, tmp_path: Path) -> None:
+    told, traced = (
+        subprocess.run(
+            [COMMAND, *debug, "add", "no.tif", "no.tif"], capture_output=True, text=True, check=False, timeout=100
+        )
+        for debug in ([], ["--debug"])
+    )
+    assert told.returncode == traced.returncode == 1
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("error: no.tif: no such file")
+    assert "Traceback" in traced.stderr
+    assert "DataError" in traced.stderr
 
 
 @pytest.mark.parametrize(
