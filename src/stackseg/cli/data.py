@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stackseg.atomic import folder_aside
+from stackseg.atomic import atomic_folder
 from stackseg.cli.console import counting, next_step, print_json, say, swatch, table, warn
 from stackseg.cli.project import DATA, PARAMS_FILE, load_params, run_dvc
 from stackseg.errors import DataError, ParamsError
@@ -93,8 +93,8 @@ def add(
             remedy="move its files into data/<specimen>/ first, or start over with --replace",
         )
     if fresh:
-        with folder_aside(DATA) as aside:
-            adoption.adopt(specimen, aside, chosen_name)
+        with atomic_folder(DATA) as temporary:
+            adoption.adopt(specimen, temporary, chosen_name)
     else:
         adoption.adopt(specimen, DATA, chosen_name)
     changed = _write_params(specimen, found, fresh=fresh)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stackseg.atomic import write_text_aside
+from stackseg.atomic import write_text
 from stackseg.dataset.intensity_profile import Profile
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.leakage import Leakage, require_test_apart
@@ -169,8 +169,8 @@ class Catalog(Record):
 
 
 def write_catalog(path: Path, catalog: Catalog) -> None:
-    """Write outputs/catalog.json aside and put it in place."""
-    write_text_aside(path, catalog.model_dump_json(indent=1) + "\n")
+    """Write outputs/catalog.json, whole or not at all."""
+    write_text(path, catalog.model_dump_json(indent=1) + "\n")
 
 
 def read_catalog(path: Path) -> Catalog:
