@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,41 +17,36 @@ from stackseg.dataset.files.tiff_validation import (
     check_chain,
     check_extent,
     check_header,
-    check_metadata,
     check_pages,
     check_single_file,
+    refusing_complaints,
 )
 from stackseg.errors import DataError
-
-# tifffile reports oddities through logging; without a handler Python would print them on stderr. Those that mean
-# lost data are checked for in `tiff_checks.py`; a program that sets up logging still sees them all.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _JPEG = (6, 7)
 _MOST_CHANNELS_UNASKED = 4
 
 
 class TiffPages:
-    """A TIFF file: classic, BigTIFF, OME, ImageJ, tiled or striped; a `PageSource` of `formats.py`."""
+    """A TIFF file: classic, BigTIFF, OME, ImageJ, tiled or striped; a `PageSource` of `pages.py`."""
 
     def __init__(self, path: Path, *, axes_given: bool) -> None:
         self._where = str(path)
         self.notes: list[str] = []
         try:
-            # an OME header may name other files, anywhere: none but this one is ever opened
-            self._tiff = tifffile.TiffFile(path, _multifile=False)
-        except Exception as error:  # whatever a corrupt header makes tifffile raise
-            raise self._corrupt(error) from error
-        try:
-            self._inspect(axes_given)
+            with ExitStack() as opened:
+                with refusing_complaints(self._where, metadata=not axes_given):
+                    # an OME header may name other files, anywhere: none but this one is ever opened
+                    self._tiff = opened.enter_context(tifffile.TiffFile(path, _multifile=False))
+                    self._inspect()
+                opened.pop_all()
         except DataError:
-            self.close()
             raise
-        except Exception as error:
-            self.close()
-            raise self._corrupt(error) from error
+        except Exception as error:  # whatever a corrupt file makes tifffile raise
+            found = f"a TIFF that cannot be read ({brief(error)})"
+            raise DataError(found, where=self._where, remedy=COPY_AGAIN) from error
 
-    def _inspect(self, axes_given: bool) -> None:
+    def _inspect(self) -> None:
         tiff = self._tiff
         tiff.filehandle.set_lock(True)  # planes may be read from several threads
         check_chain(tiff, self._where)
@@ -59,8 +54,6 @@ class TiffPages:
         series = self._main_series()
         first = series[0].keyframe
         check_header(first, self._where)
-        if not axes_given:
-            check_metadata(tiff, series[0], self._where)
         page_sizes = [pair for pair in zip(first.axes, first.shape, strict=True) if _kept(*pair)]
         if len(series) > 1:
             sizes = [("I", sum(len(one) for one in series)), *page_sizes]
@@ -159,9 +152,6 @@ class TiffPages:
             self.notes.append("stored as MinIsWhite (0 is drawn white); values are kept as stored")
         if first.compression in _JPEG:
             self.notes.append("JPEG-compressed: values are not exact")
-
-    def _corrupt(self, error: Exception) -> DataError:
-        return DataError(f"a TIFF that cannot be read ({brief(error)})", where=self._where, remedy=COPY_AGAIN)
 
 
 def brief(error: Exception) -> str:
