@@ -14,7 +14,6 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from stackseg.dataset.files.stack import open_stack
-from stackseg.dataset.files.write_tiff import write_stack
 from stackseg.dataset.labels.table import LabelTable, raw_counts
 from stackseg.dataset.pairing import natural_pairs
 from stackseg.dataset.specimens import (
@@ -27,6 +26,7 @@ from stackseg.dataset.specimens import (
     list_images,
 )
 from stackseg.errors import DataError
+from stackseg.intake.write_tiff import write_stack
 
 
 @dataclass(frozen=True)

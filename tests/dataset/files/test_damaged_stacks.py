@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stackseg.dataset.files.stack import open_stack, write_stack
+from stackseg.dataset.files.stack import open_stack
 from stackseg.errors import DataError
+from stackseg.intake.write_tiff import write_stack
 
 STACK_ZYX = np.random.default_rng(3).integers(0, 60000, (10, 24, 20)).astype(np.uint16)
 SMOOTH_ZYX = np.zeros((10, 24, 20), np.uint8) + np.arange(20, dtype=np.uint8)
@@ -178,7 +179,7 @@ def test_imagej_file_cut_in_its_data(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[link : link + 4] = bytes(4)  # a single header, as ImageJ writes large stacks
     path.write_bytes(raw[: start + int(6.5 * STACK_ZYX[0].nbytes)])
-    with pytest.raises(DataError, match="metadata and its pages do not fit each other .*ImageJ.* Copy or export"):
+    with pytest.raises(DataError, match=r"metadata and its pages do not fit each other .*ImageJ.* Copy or export"):
         open_stack(path)
 
 
@@ -206,7 +207,7 @@ def test_a_damaged_tag_is_refused_only_where_pixels_depend_on_it(tmp_path: Path)
         raw[place + 2 : place + 4] = b"\xff\xff"  # a data type that there is not
         path.write_bytes(raw)
         if needed:
-            with pytest.raises(DataError, match="corrupt .*TiffTag 258"):
+            with pytest.raises(DataError, match=r"corrupt .*TiffTag 258"):
                 open_stack(path)
         else:
             assert np.array_equal(open_stack(path).plane(3)[..., 0], STACK_ZYX[3])

@@ -1,4 +1,4 @@
-"""Read, check and write stacks of planes, one plane at a time, whatever their file calls its dimensions."""
+"""Read and check stacks of planes, one plane at a time, whatever their file calls its dimensions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from stackseg.dataset.files.axes import VoxelSize, name_axes, refuse_guess
 from stackseg.dataset.files.pages import PageSource, open_pages
 from stackseg.dataset.files.tiff import brief
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN
-from stackseg.dataset.files.write_tiff import write_stack
 from stackseg.errors import DataError
-
-__all__ = ["Plane", "Stack", "StackInfo", "check_finite", "open_stack", "write_stack"]
 
 Plane = npt.NDArray[np.generic]
 
