@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from stackseg.atomic import atomic_folder, write_text
-from stackseg.dataset.intensity_profile import Profile
+from stackseg.dataset.intensity_profile import IntensityProfile
 from stackseg.dataset.normalisation import IntensityPolicy
 from stackseg.dataset.records import ClassRecord
 from stackseg.errors import MachineError, ModelError
@@ -100,7 +100,7 @@ class BundleSpec(Record):
     inference: InferenceSpec
     validation: ValidationScore
     seen: SeenPlanes
-    profile: Profile
+    profile: IntensityProfile
     lineage: Lineage
 
 
@@ -127,7 +127,7 @@ def save_bundle(
     *,
     validation: ValidationScore,
     seen: SeenPlanes,
-    profile: Profile,
+    profile: IntensityProfile,
     lineage: Lineage,
 ) -> BundleSpec:
     """Write a bundle in the place of `folder`, whole or not at all.

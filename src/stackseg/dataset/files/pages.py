@@ -1,4 +1,4 @@
-"""Image files as pages that are decoded one at a time: TIFF (see `tiffs.py`) and PNG, told apart by their content."""
+"""Image files as pages that are decoded one at a time: TIFF (see `tiff.py`) and PNG, known by their content."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from stackseg.dataset.files.axes import VoxelSize
-from stackseg.dataset.files.tiff import TiffPages, brief
+from stackseg.dataset.files.tiff import TiffPages
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN
-from stackseg.errors import DataError
+from stackseg.errors import DataError, one_line
 
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
@@ -100,7 +100,7 @@ class PngPage:
             ) from None
         except Exception as error:  # whatever a corrupt file makes Pillow raise
             raise DataError(
-                f"a PNG that cannot be read ({brief(error)})", where=str(path), remedy=COPY_AGAIN
+                f"a PNG that cannot be read ({one_line(error)})", where=str(path), remedy=COPY_AGAIN
             ) from error
         if num_frames > 1:
             raise DataError(

@@ -12,11 +12,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from stackseg.dataset.files.axes import VoxelSize, name_axes, refuse_guess
+from stackseg.dataset.files.axes import VoxelSize, name_axes, refuse_ambiguous_channels
 from stackseg.dataset.files.pages import PageSource, open_pages
-from stackseg.dataset.files.tiff import brief
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN
-from stackseg.errors import DataError
+from stackseg.errors import DataError, one_line
 
 Plane = npt.NDArray[np.generic]
 
@@ -148,7 +147,7 @@ class Stack:
                 pages = [source.page(int(number)) for number in numbers.ravel()]
             except Exception as error:  # whatever a codec raises on corrupt data
                 raise DataError(
-                    f"its data cannot be decoded ({brief(error)})",
+                    f"its data cannot be decoded ({one_line(error)})",
                     where=f"{self._path} plane {z}",
                     remedy=f"the file is corrupt; {COPY_AGAIN}",
                 ) from error
@@ -206,7 +205,7 @@ def open_stack(path: Path, *, axes: str | None = None) -> Stack:
 def _letters(source: PageSource, path: Path, option: str | None) -> str:
     """Return Z, C, Y or X for each dimension of the file."""
     if option is None and source.guessed_channels:
-        refuse_guess(source.axes, source.shape, where=str(path))
+        refuse_ambiguous_channels(source.axes, source.shape, where=str(path))
     return name_axes(source.axes, source.shape, where=str(path), option=option).replace("S", "C")
 
 

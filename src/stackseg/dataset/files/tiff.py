@@ -21,7 +21,7 @@ from stackseg.dataset.files.tiff_validation import (
     check_single_file,
     refusing_complaints,
 )
-from stackseg.errors import DataError
+from stackseg.errors import DataError, one_line
 
 _JPEG = (6, 7)
 _MOST_CHANNELS_UNASKED = 4
@@ -43,7 +43,7 @@ class TiffPages:
         except DataError:
             raise
         except Exception as error:  # whatever a corrupt file makes tifffile raise
-            found = f"a TIFF that cannot be read ({brief(error)})"
+            found = f"a TIFF that cannot be read ({one_line(error)})"
             raise DataError(found, where=self._where, remedy=COPY_AGAIN) from error
 
     def _inspect(self) -> None:
@@ -152,12 +152,6 @@ class TiffPages:
             self.notes.append("stored as MinIsWhite (0 is drawn white); values are kept as stored")
         if first.compression in _JPEG:
             self.notes.append("JPEG-compressed: values are not exact")
-
-
-def brief(error: Exception) -> str:
-    """Return what another package said, in one short phrase."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 120 else f"{words[:117]}..."
 
 
 def _kept(letter: str, size: int) -> bool:
