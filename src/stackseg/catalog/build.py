@@ -222,14 +222,14 @@ def _check_channels(specimens: Sequence[Specimen], params: Params) -> None:
                     f"{info.num_channels} channels",
                     expected=f"{first.num_channels}, as {first.path} has",
                     where=str(info.path),
-                    remedy="set data.colour in params.yaml to grey or rgb to bring all to one kind",
+                    remedy="set data.colour in params.yaml to grey or rgb to convert all",
                 )
             if info.dtype != first.dtype:
                 raise DataError(
                     f"pixels of type {info.dtype}",
                     expected=f"{first.dtype}, as {first.path} has",
                     where=str(info.path),
-                    remedy="bring all images to one type: their intensities are compared",
+                    remedy="convert all images to one type: their intensities are compared",
                 )
 
 

@@ -47,13 +47,17 @@ def require_same_planes(catalog: Catalog, data: Path, *parts: Part) -> None:
     Raises
     ------
     DataError
-        An image or a mask has changed since the catalogue was made, or is gone.
+        An image or a mask has changed since the catalogue was made, or is missing.
     """
     records = dict(catalog.planes(*parts))
     for specimen, refs in by_specimen(list(records), data):
         for ref in refs:
             if ref.z not in specimen.labelled:
-                raise DataError("this plane is gone since the catalogue was made", where=str(ref), remedy="`dvc repro`")
+                raise DataError(
+                    "the plane is no longer there",
+                    where=str(ref),
+                    remedy="`dvc repro`",
+                )
             labels_yx = specimen.labels(ref.z, catalog.table)
             require_same_plane(ref, specimen.plane(ref.z), labels_yx, records[ref])
 
@@ -82,7 +86,7 @@ def by_specimen(chosen: Sequence[PlaneRef], data: Path) -> list[tuple[Specimen, 
     Raises
     ------
     DataError
-        A specimen is gone.
+        A specimen is missing.
     """
     opened = {one.name: one for one in find_specimens(data)}
     names = dict.fromkeys(ref.specimen for ref in chosen)

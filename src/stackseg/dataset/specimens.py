@@ -36,7 +36,7 @@ class SpecimenNote(BaseModel):
     voxel_size_zyx_um: tuple[float, float, float] | None = None
     """Voxel size in micrometres, where the file does not tell or tells wrongly."""
     source: dict[str, str] = {}
-    """Names and SHA-256 digests of the files that were adopted."""
+    """Names and SHA-256 digests of the files that were added."""
 
 
 class SingleFiles:
@@ -129,7 +129,7 @@ def find_specimens(data: Path) -> list[Specimen]:
         raise DataError(
             "no such folder",
             where=str(data),
-            remedy="`stackseg sample` writes a sample, `stackseg add IMAGES MASKS` adopts files, `dvc pull` fetches",
+            remedy="`stackseg sample` writes a sample, `stackseg add IMAGES MASKS` adds your files, `dvc pull` fetches",
         )
     flat = _holds_images(data)
     nested = sorted((one for one in data.iterdir() if one.is_dir() and _holds_images(one)), key=lambda one: one.name)

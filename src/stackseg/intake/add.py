@@ -57,7 +57,7 @@ def open_pair(
             raise DataError("no such file or folder", where=str(path), remedy="check the path")
     if images.is_dir() != masks.is_dir():
         raise DataError(
-            f"{images} is a {_kind(images)}, {masks} a {_kind(masks)}",
+            f"one of {images} and {masks} is a folder, the other a file",
             expected="two files, or two folders",
             remedy="give both as stacks or both as folders",
         )
@@ -94,7 +94,7 @@ def check_values(specimen: Specimen, table: LabelTable) -> None:
         specimen.labels(z, table)
 
 
-def adopt(specimen: Specimen, data: Path, name: str) -> Path:
+def copy_specimen(specimen: Specimen, data: Path, name: str) -> Path:
     """Copy a specimen's files into data/<name>/, whole or not at all.
 
     TIFF files are copied byte for byte; PNG files become TIFF with the same values. Where there is something to note
@@ -132,7 +132,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _sources(images: Path, masks: Path) -> dict[str, str]:
-    """Return name and SHA-256 of the adopted files, or of a folder's list of them."""
+    """Return name and SHA-256 of the added files, or of a folder's list of them."""
     return {kind: f"{path.name} sha256:{_sha256(path)}" for kind, path in (("images", images), ("masks", masks))}
 
 
@@ -142,10 +142,6 @@ def _sha256(path: Path) -> str:
         return hashlib.sha256(listed.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _kind(path: Path) -> str:
-    return "folder" if path.is_dir() else "file"
 
 
 def _stem(path: Path) -> str:

@@ -34,7 +34,7 @@ FORMAT = 1
 
 
 class Params(Section):
-    """Everything that a run is told; the one home of science's settings."""
+    """All settings of a run; params.yaml is their only home."""
 
     format: int = Field(FORMAT, ge=1)
     """Version of this file's layout."""

@@ -71,11 +71,11 @@ def name_axes(axes: str, shape: tuple[int, ...], *, where: str, option: str | No
 def refuse_ambiguous_channels(axes: str, shape: tuple[int, ...], *, where: str) -> None:
     """Raise for what `tifffile.imwrite` calls channels or colours unasked, and may as well be grey planes."""
     sizes = ", ".join(f"{letter}={size}" for letter, size in zip(axes, shape, strict=True))
-    doubtful = "S" if "S" in axes else "C"
-    planes, channels = (axes.replace(doubtful, letter).translate(str.maketrans("QI", "ZZ")) for letter in "ZC")
+    ambiguous = "S" if "S" in axes else "C"
+    planes, channels = (axes.replace(ambiguous, letter).translate(str.maketrans("QI", "ZZ")) for letter in "ZC")
     either = f"`--axes {planes}` for planes or " if planes.count("Z") == 1 else ""
     raise DataError(
-        f"its dimensions are {sizes}: tifffile writes {shape[axes.index(doubtful)]} grey planes and as many channels "
+        f"its dimensions are {sizes}: tifffile writes {shape[axes.index(ambiguous)]} grey planes and as many channels "
         "alike unless the axes are named",
         where=where,
         remedy=f"say what they are: {either}`--axes {channels}` for channels",

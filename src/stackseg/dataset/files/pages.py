@@ -33,7 +33,6 @@ class PageSource(Protocol):
     """"declared" or "assumed" where the last sample is an alpha channel, else empty."""
     guessed_channels: bool
     """Whether what the file calls colours or channels may as well be grey planes."""
-    palette: bool
     voxel_size_zyx_um: VoxelSize | None
     notes: list[str]
 
@@ -114,11 +113,10 @@ class PngPage:
         self.shape: tuple[int, ...] = (height, width, num_samples) if num_samples > 1 else (height, width)
         self.num_page_axes = len(self.shape)
         self.dtype = np.dtype("?" if mode == "1" else "u2" if bit_depth == 16 else "u1")
-        self.palette = mode == "P"
         self.alpha = "declared" if num_samples in (2, 4) else ""
         self.guessed_channels = False
         self.voxel_size_zyx_um: VoxelSize | None = None  # PNG knows resolution for print only
-        self.notes = ["palette image: pixel values are indices into its colours"] if self.palette else []
+        self.notes = ["palette image: pixel values are indices into its colours"] if mode == "P" else []
 
     def page(self, number: int) -> npt.NDArray[np.generic]:
         """Decode the picture; its number is 0."""

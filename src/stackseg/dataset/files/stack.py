@@ -35,8 +35,6 @@ class StackInfo:
     """The file's dimensions in its own order: Z planes, C channels, S colour samples, Y rows, X columns."""
     voxel_size_zyx_um: VoxelSize | None
     """Micrometres, from OME or ImageJ metadata; resolution tags alone are for printers and not believed."""
-    palette: bool
-    """Whether pixel values are indices into a palette."""
     notes: tuple[str, ...]
     """What a user should hear about the file."""
 
@@ -75,7 +73,6 @@ class Stack:
                 "S" if was == "S" and now == "C" else now for was, now in zip(source.axes, self._letters, strict=True)
             ),
             voxel_size_zyx_um=source.voxel_size_zyx_um,
-            palette=source.palette,
             notes=tuple(notes),
         )
         if self._num_planes == 1:

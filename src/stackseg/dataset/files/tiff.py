@@ -138,7 +138,6 @@ class TiffPages:
         self.guessed_channels = (guessed and rgb and first.planarconfig == 2 and samples in (3, 4)) or (
             as_channels and self.shape[0] > _MOST_CHANNELS_UNASKED
         )
-        self.palette = first.photometric == tifffile.PHOTOMETRIC.PALETTE
         self.voxel_size_zyx_um: VoxelSize | None = None
         if series.kind == "ome" and tiff.ome_metadata is not None:
             self.voxel_size_zyx_um = ome_voxel_size(tiff.ome_metadata)
@@ -146,7 +145,7 @@ class TiffPages:
             tags = tiff.pages.first.tags
             resolution_yx = (tags.valueof("YResolution"), tags.valueof("XResolution"))
             self.voxel_size_zyx_um = imagej_voxel_size(tiff.imagej_metadata or {}, resolution_yx)
-        if self.palette:
+        if first.photometric == tifffile.PHOTOMETRIC.PALETTE:
             self.notes.append("palette image: pixel values are indices into its colours")
         if first.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             self.notes.append("stored as MinIsWhite (0 is drawn white); values are kept as stored")
