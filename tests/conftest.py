@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from stackseg.intake.params_update import SAMPLE_TRAINING
 from stackseg.intake.sample import SAMPLE_CLASSES
 from stackseg.params.file import read_tree, write_tree
 from stackseg.params.split import SplitParams
+from stackseg.params.train import TrainParams
 
 pytest_plugins = ("network_fixtures",)
 
@@ -42,7 +44,7 @@ def project_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree["data"] |= {"classes": [dict(zip(("name", "raw", "display"), one, strict=True)) for one in SAMPLE_CLASSES]}
     tree["data"] |= {"colour": "keep", "ignore": None}
     tree["split"] = SplitParams().model_dump(mode="json")
-    tree["train"] |= {"epochs": 12, "patch_size": 128, "batch_size": 16, "lr": 0.002}
+    tree["train"] = TrainParams().model_dump(mode="json") | SAMPLE_TRAINING
     write_tree(params, tree)
     quiet = {**os.environ, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(root.parent / "site")}
     subprocess.run(["git", "init", "-q", "--template=", str(root)], check=True)

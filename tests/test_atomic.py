@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stackseg.atomic import file_aside, folder_aside, write_text_aside
+from stackseg.atomic import atomic_file, atomic_folder, write_text
 
 
 def fail(path: Path, error: BaseException) -> None:
@@ -17,19 +17,19 @@ def fail(path: Path, error: BaseException) -> None:
 
 def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.json"
-    with file_aside(path) as aside:
-        aside.write_text("1")
+    with atomic_file(path) as temporary:
+        temporary.write_text("1")
         assert not path.exists()
     assert [one.name for one in path.parent.iterdir()] == ["a.json"]
-    write_text_aside(path, "é\n")
+    write_text(path, "é\n")
     assert path.read_bytes() == "é\n".encode()
 
 
 def test_an_error_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_text_aside(path, "good")
-    with pytest.raises(OSError, match="No space left") as caught, file_aside(path) as aside:
-        fail(aside, OSError(errno.ENOSPC, "No space left on device"))
+    write_text(path, "good")
+    with pytest.raises(OSError, match="No space left") as caught, atomic_file(path) as temporary:
+        fail(temporary, OSError(errno.ENOSPC, "No space left on device"))
     assert caught.value.filename == str(path)
     assert path.read_text() == "good"
     assert list(tmp_path.iterdir()) == [path]
@@ -38,19 +38,19 @@ def test_an_error_leaves_the_file_that_was_there(tmp_path: Path) -> None:
 def test_a_folder_is_there_when_it_is_whole(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "plots"
     for names in (("a", "b"), ("c",)):
-        with folder_aside(folder) as aside:
+        with atomic_folder(folder) as temporary:
             for name in names:
-                (aside / name).touch()
+                (temporary / name).touch()
         assert {one.name for one in folder.iterdir()} == set(names)
     assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_an_error_leaves_the_folder_that_was_there(tmp_path: Path) -> None:
     folder = tmp_path / "plots"
-    with folder_aside(folder) as aside:
-        (aside / "good").touch()
-    with pytest.raises(KeyboardInterrupt), folder_aside(folder) as aside:
-        fail(aside / "half", KeyboardInterrupt())
+    with atomic_folder(folder) as temporary:
+        (temporary / "good").touch()
+    with pytest.raises(KeyboardInterrupt), atomic_folder(folder) as temporary:
+        fail(temporary / "half", KeyboardInterrupt())
     assert [one.name for one in folder.iterdir()] == ["good"]
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -60,7 +60,7 @@ def test_what_a_killed_write_left_is_no_hindrance(tmp_path: Path) -> None:
         (tmp_path / left).mkdir()
         (tmp_path / left / "stale").touch()
     (tmp_path / "plots").mkdir()
-    with folder_aside(tmp_path / "plots") as aside:
-        (aside / "fresh").touch()
+    with atomic_folder(tmp_path / "plots") as temporary:
+        (temporary / "fresh").touch()
     assert [one.name for one in (tmp_path / "plots").iterdir()] == ["fresh"]
     assert [one.name for one in tmp_path.iterdir()] == ["plots"]

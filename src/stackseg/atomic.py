@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all: aside first, then put in place."""
+"""Atomic writes: a file or folder is written under a temporary name and then renamed."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from pathlib import Path
 
 
 @contextmanager
-def file_aside(path: Path) -> Iterator[Path]:
-    """Yield the name to write a file under; at the end it takes its place, after an error it is removed.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name to write to; at the end it is renamed to `path`, after an error it is removed.
 
-    Folders above it are made. An OSError that names no file, as that of a full disk, names this one.
+    Folders above it are made. An OSError without a file name, such as that of a full disk, gets this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        yield aside
-        os.replace(aside, path)
+        yield temporary
+        os.replace(temporary, path)
     except BaseException as error:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         _name_file(error, path)
         raise
 
 
 @contextmanager
-def folder_aside(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to write into; at the end it takes the place of `folder`, after an error it is removed.
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write into; at the end it replaces `folder`, after an error it is removed.
 
-    What was in `folder` is removed only when the new one is there.
+    The former folder is removed once the new one is in place.
     """
-    aside, former = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    temporary, former = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
-        yield aside
+        yield temporary
         if folder.exists():
             if former.exists():  # a killed write left it
                 shutil.rmtree(former)
             os.replace(folder, former)
-        os.replace(aside, folder)
+        os.replace(temporary, folder)
     except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         _name_file(error, folder)
         raise
     shutil.rmtree(former, ignore_errors=True)
 
 
-def write_text_aside(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
-    with file_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _name_file(error: BaseException, path: Path) -> None:

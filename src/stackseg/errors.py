@@ -56,6 +56,12 @@ class MachineError(StacksegError):
     """The machine lacks what was asked of it: a device, a precision, memory or disk."""
 
 
+def one_line(error: BaseException, longest: int = 120) -> str:
+    """Return what another package said, on one line and not too long."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= longest else f"{words[: longest - 3]}..."
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error says that a device's or the machine's memory did not suffice."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,24 +69,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def comparable(catalog: Catalog) -> dict[str, Any]:
     """Return what the catalogue of a fold says as if it had been written for it."""
-    told = catalog.model_dump(exclude={"leakage"})
-    return told | {"warnings": [one for one in catalog.warnings if not one.startswith("the split leaks")]}
+    said = catalog.model_dump(exclude={"leakage"})
+    return said | {"warnings": [one for one in catalog.warnings if not one.startswith("the split leaks")]}
+
+
+@functools.cache
+def described_by(method: str, data: Path) -> Catalog:
+    return build_catalog(data, params(METHODS[method]))
+
+
+@functools.cache
+def three_folds(method: str, data: Path) -> list[Catalog]:
+    return [fold_catalog(described_by(method, data), data, fold=fold, folds=3) for fold in range(3)]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_is_the_catalogue_of_the_fold(data: Path, method: str) -> None:
-    described = build_catalog(data, params(METHODS[method]))
-    for fold in range(3):
+    for fold, found in enumerate(three_folds(method, data)):
         expected = build_catalog(data, params({**METHODS[method], "split.folds": 3, "split.fold": fold}))
-        found = fold_catalog(described, data, fold=fold, folds=3)
         assert comparable(found) == comparable(expected)
-        assert found.planes("test") == described.planes("test")
+        assert found.planes("test") == described_by(method, data).planes("test")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_plane_outside_the_test_part_validates_once(data: Path, method: str) -> None:
-    described = build_catalog(data, params(METHODS[method]))
-    folds = [fold_catalog(described, data, fold=fold, folds=3) for fold in range(3)]
+    described, folds = described_by(method, data), three_folds(method, data)
     validated = [{ref for ref, _ in one.planes("validation")} for one in folds]
     assert all(validated)
     assert not any(one & other for one, other in itertools.combinations(validated, 2))
@@ -109,8 +117,7 @@ def test_statistics_are_those_of_its_training_part(data: Path, scope: str, colou
 
 @pytest.mark.parametrize("method", METHODS)
 def test_pixels_of_the_test_part_change_nothing(tmp_path: Path, data: Path, method: str) -> None:
-    described = build_catalog(data, params(METHODS[method]))
-    before = [fold_catalog(described, data, fold=fold, folds=3) for fold in range(3)]
+    described, before = described_by(method, data), three_folds(method, data)
     held_out: dict[str, list[int]] = {}
     for ref, _ in described.planes("test"):
         held_out.setdefault(ref.specimen, []).append(ref.z)
@@ -131,7 +138,7 @@ def test_pixels_of_the_test_part_change_nothing(tmp_path: Path, data: Path, meth
 
 @pytest.mark.parametrize("method", ["blocks", "random", "explicit"])
 def test_planes_of_the_test_part_are_not_even_decoded(data: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    described = build_catalog(data, params(METHODS[method]))
+    described = described_by(method, data)
     read: set[tuple[str, int]] = set()
     plane = stacks.Stack.plane
 

@@ -256,7 +256,7 @@ def test_a_cache_that_cannot_be_written_is_said_with_what_to_do_next(project: Pa
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: `dvc add data` failed: ")
     assert str(project / ".dvc" / "cache") in line
-    assert line.endswith("Mend this, then type `dvc add data`: what was adopted is in data/")
+    assert line.endswith("Mend this, then type `dvc add data`: your files are in data/ already")
     (project / ".dvc" / "cache").unlink()
     subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], check=True)
     assert run("check").returncode == 0

@@ -9,8 +9,8 @@ from stackseg.dataset.intensity_profile import (
     NOISE_FACTOR,
     PlaneFigures,
     intensity_drift,
+    intensity_profile,
     plane_figures,
-    profile_of,
     voxel_factor,
 )
 
@@ -40,12 +40,12 @@ class TestNoise:
 
 class TestDrift:
     def test_planes_of_the_same_kind_have_none(self, figures: list[tuple[PlaneFigures, ...]]) -> None:
-        profile = profile_of(figures)
+        profile = intensity_profile(figures)
         for seed in range(100, 110):
             assert intensity_drift(profile, plane_figures(_plane(seed))) == []
 
     def test_training_planes_have_none(self, figures: list[tuple[PlaneFigures, ...]]) -> None:
-        profile = profile_of(figures)
+        profile = intensity_profile(figures)
         assert profile.num_planes == 6
         assert all(intensity_drift(profile, one) == [] for one in figures)
 
@@ -61,14 +61,14 @@ class TestDrift:
     def test_another_exposure_or_noise_is_named(
         self, figures: list[tuple[PlaneFigures, ...]], change: dict[str, float], named: set[str]
     ) -> None:
-        drift = intensity_drift(profile_of(figures), plane_figures(_plane(7, **change)))
+        drift = intensity_drift(intensity_profile(figures), plane_figures(_plane(7, **change)))
         assert named <= {one.figure for one in drift}
         for one in drift:
             assert not one.training_low <= one.found <= one.training_high
 
     def test_channels_are_told_apart(self) -> None:
         both = [np.concatenate([_plane(seed), _plane(seed + 50)], axis=2) for seed in range(4)]
-        profile = profile_of([plane_figures(one) for one in both])
+        profile = intensity_profile([plane_figures(one) for one in both])
         brighter = np.concatenate([_plane(9), _plane(10, gain=2.0)], axis=2)
         assert {one.figure.partition(" of ")[2] for one in intensity_drift(profile, plane_figures(brighter))} == {
             "channel 1"
@@ -77,7 +77,7 @@ class TestDrift:
     @settings(max_examples=50)
     @given(st.lists(st.floats(1, 1000), min_size=1, max_size=5), st.floats(0.1, 2000))
     def test_noise_is_judged_by_its_factor(self, seen: list[float], found: float) -> None:
-        profile = profile_of([(PlaneFigures(low=0, median=5, high=9, noise=one),) for one in seen])
+        profile = intensity_profile([(PlaneFigures(low=0, median=5, high=9, noise=one),) for one in seen])
         drift = intensity_drift(profile, (PlaneFigures(low=0, median=5, high=9, noise=found),))
         outside = found < min(seen) / NOISE_FACTOR or found > max(seen) * NOISE_FACTOR
         assert bool(drift) == outside

@@ -13,7 +13,7 @@ import tifffile
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.specimens import open_specimen
 from stackseg.errors import DataError
-from stackseg.intake.add import adopt, check_values, inspect, open_pair
+from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair
 from stackseg.intake.label_proposal import propose_table
 
 COLOURS = np.array([[0, 0, 255], [255, 0, 0]], np.uint8)
@@ -41,7 +41,7 @@ def test_a_pair_is_counted_and_copied_byte_for_byte(tmp_path: Path) -> None:
     assert found.raw == {1: (masks == 1).sum(), 4: (masks == 4).sum()}
     assert found.intensity_range == (images.min(), images.max())
     assert found.num_constant == 1
-    target = adopt(specimen, tmp_path / "data", "rock")
+    target = copy_specimen(specimen, tmp_path / "data", "rock")
     assert (target / "images.tif").read_bytes() == paths[0].read_bytes()
     assert (target / "masks.tif").read_bytes() == paths[1].read_bytes()
     assert [one.name for one in (tmp_path / "data").iterdir()] == ["rock"]
@@ -49,7 +49,7 @@ def test_a_pair_is_counted_and_copied_byte_for_byte(tmp_path: Path) -> None:
     assert again.note.source["images"].startswith("rock a.tif sha256:")
     assert (again.plane(2)[..., 0] == images[2]).all()
     with pytest.raises(DataError, match=r"the specimen is there already.*--replace"):
-        adopt(specimen, tmp_path / "data", "rock")
+        copy_specimen(specimen, tmp_path / "data", "rock")
 
 
 def test_masks_of_some_planes_keep_their_places(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_masks_of_some_planes_keep_their_places(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 masks for 8 planes"):
         open_pair(*paths)
     specimen = open_pair(*paths, planes=[1, 6])
-    again = open_specimen(adopt(specimen, tmp_path / "data", "rock"), "rock")
+    again = open_specimen(copy_specimen(specimen, tmp_path / "data", "rock"), "rock")
     assert (again.labelled, len(again)) == ((1, 6), 8)
     table = propose_table(inspect(specimen).raw)
     assert ((again.labels(6, table) == 1) == (masks[1] == 4)).all()
@@ -88,7 +88,7 @@ def test_png_becomes_tiff_with_the_same_values(tmp_path: Path) -> None:
             (tmp_path / kind).mkdir(exist_ok=True)
             iio.imwrite(tmp_path / kind / f"{z + 8}.png", stack[z])
     specimen = open_pair(tmp_path / "images", tmp_path / "masks")
-    target = adopt(specimen, tmp_path / "data", "fields")
+    target = copy_specimen(specimen, tmp_path / "data", "fields")
     assert sorted(one.name for one in (target / "images").iterdir()) == sorted(f"{z + 8}.tif" for z in range(5))
     again = open_specimen(target, "fields")
     for z in range(5):
@@ -135,5 +135,5 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("stackseg.intake.add.shutil.copyfile", copy)
     with pytest.raises(OSError, match="No space left"):
-        adopt(specimen, tmp_path / "data", "rock")
+        copy_specimen(specimen, tmp_path / "data", "rock")
     assert list((tmp_path / "data").iterdir()) == []

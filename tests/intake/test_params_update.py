@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from stackseg.intake.params_update import SAMPLE_SETTINGS, adapt_params
+from stackseg.dataset.labels.table import LabelTable
+from stackseg.intake.params_update import SAMPLE_TRAINING, adapt_params
 from stackseg.params import Params, read_params
 from stackseg.params.file import dotted_keys, read_tree
 from stackseg.params.train import TrainParams
@@ -25,15 +26,20 @@ def path(tmp_path: Path) -> Path:
     return shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
 
 
-def adapt(path: Path, classes: Any = TWO, **changes: Any) -> list[str]:
-    plain: dict[str, Any] = {
-        "ignore": None,
-        "fresh": True,
-        "num_labelled": 40,
-        "smallest_side": 500,
-        "one_size": True,
-    }
-    return adapt_params(path, classes=classes, **(plain | changes))
+def adapt(
+    path: Path,
+    classes: Any = TWO,
+    *,
+    ignore: Any = None,
+    num_labelled: int = 40,
+    smallest_side: int = 500,
+    one_size: bool = True,
+    fresh: bool = True,
+) -> list[str]:
+    names, raw, display = zip(*classes, strict=True)
+    table = LabelTable(names, raw, display, () if ignore is None else (ignore,))
+    shapes = [(smallest_side, smallest_side + (0 if one_size else 7 * (z % 2))) for z in range(num_labelled)]
+    return adapt_params(path, table, shapes, fresh=fresh)
 
 
 def comments(path: Path) -> list[str]:
@@ -70,10 +76,9 @@ class TestFreshData:
 
     def test_what_the_sample_asked_for_makes_way(self, path: Path) -> None:
         changed = adapt(path)
-        train, plain = read_params(path).train, TrainParams()
-        assert all(getattr(train, name) == getattr(plain, name) for name in SAMPLE_SETTINGS)
-        assert train.patch_size == 256
-        assert any(line.startswith("train.lr: ") for line in changed)
+        assert read_params(path).train == TrainParams()
+        reset = [line.partition(":")[0] for line in changed if line.startswith("train.")]
+        assert sorted(reset) == sorted(f"train.{key}" for key in SAMPLE_TRAINING)
         assert changed[0] == "data.classes has 2 classes"
 
     def test_the_user_s_own_split_of_the_sample_makes_way(self, path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from stackseg.errors import ParamsError
+from stackseg.intake.params_update import SAMPLE_TRAINING
 from stackseg.params import Params, read_params
 from stackseg.params.data import read_classes
 from stackseg.params.file import dotted_keys, json_schema, read_tree, write_tree, write_values
@@ -288,6 +289,13 @@ class TestCommittedFiles:
         tree = read_tree(path)
         missing = [key for key in dotted_keys() if not _holds(tree, key)]
         assert missing == []
+
+    def test_params_yaml_holds_the_defaults_but_where_the_sample_needs_others(self) -> None:
+        default, found = Params().flat(), read_params(ROOT / "params.yaml").flat()
+        other = {key for key in default | found if default.get(key) != found.get(key)}
+        kept = {key for key in other if not key.startswith("search.space.")}
+        assert kept == {"data.classes", *(f"train.{key}" for key in SAMPLE_TRAINING)}
+        assert {key: found[f"train.{key}"] for key in SAMPLE_TRAINING} == SAMPLE_TRAINING
 
     def test_the_schema_is_the_models(self) -> None:
         assert (ROOT / "params.schema.json").read_text(encoding="utf-8") == json_schema()

@@ -1,18 +1,19 @@
-"""Describing a data set: its planes read once, parted, compared across the split, and their intensities measured."""
+"""Describe a data set: read its planes, split them, compare them across the split, measure their intensities."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stackseg.catalog.checks import require_trainable, summarised
-from stackseg.dataset.channels import apply_colour
+from stackseg.catalog.checks import require_trainable, with_summary
+from stackseg.dataset.channels import ColourPolicy, apply_colour
 from stackseg.dataset.fingerprints import data_digest, pixel_digest
-from stackseg.dataset.intensity_profile import PlaneFigures, plane_figures, profile_of
+from stackseg.dataset.intensity_profile import PlaneFigures, intensity_profile, plane_figures
 from stackseg.dataset.labels.table import IGNORE_INDEX, LabelTable
 from stackseg.dataset.leakage import measure_leakage, reduce_plane
 from stackseg.dataset.normalisation import IntensityPolicy, fit_statistics
@@ -52,46 +53,32 @@ def build_catalog(
     groups = _groups(data, specimens, params)
     parts = assign_parts(refs, params.split, params.seed, groups)
     by_name = {one.name: one for one in specimens}
-    colour = params.data.colour
-
-    def image(ref: PlaneRef) -> npt.NDArray[np.generic]:
-        return by_name[ref.specimen].plane(ref.z)
-
+    policy = IntensityPolicy(params=params.intensity, colour=params.data.colour, statistics=None)
     records: dict[PlaneRef, PlaneRecord] = {}
-    reduced: dict[PlaneRef, npt.NDArray[np.float32]] = {}
-    figures: list[tuple[PlaneFigures, ...]] = []
-    for done, ref in enumerate(refs):
-        image_yxc = image(ref)
-        group = groups[ref] if groups else None
-        records[ref] = _describe(by_name[ref.specimen], ref, image_yxc, table, parts[ref], group)
-        coloured_yxc = apply_colour(image_yxc, colour, str(ref))
-        reduced[ref] = reduce_plane(coloured_yxc.astype(np.float32))
-        if parts[ref] == "training":
-            figures.append(plane_figures(coloured_yxc))
-        progress(done + 1, len(refs))
 
-    training = [ref for ref in refs if parts[ref] == "training"]
-    statistics = None
-    if params.intensity.scope == "dataset":
-        coloured = (apply_colour(image(ref), colour, str(ref)) for ref in training)
-        statistics = fit_statistics(coloured, len(training), params.intensity)
-    leakage = measure_leakage(reduced, parts)
-    specimen_records = tuple(_specimen_record(one, records) for one in specimens)
-    catalog = Catalog(
-        data=str(data),
-        data_md5=data_digest(data),
-        seed=params.seed,
-        classes=tuple(ClassRecord(name=c.name, raw=c.codes, display=c.display) for c in params.data.classes),
-        ignore=table.ignore,
-        split=params.split,
-        intensity=IntensityPolicy(params=params.intensity, colour=colour, statistics=statistics),
-        profile=profile_of(figures),
-        leakage=leakage,
-        specimens=specimen_records,
-        class_fractions={},
-        warnings=(),
+    def describe_all() -> Iterator[tuple[PlaneRef, npt.NDArray[np.generic]]]:
+        for done, ref in enumerate(refs):
+            image_yxc = by_name[ref.specimen].plane(ref.z)
+            group = groups[ref] if groups else None
+            records[ref] = _describe(by_name[ref.specimen], ref, image_yxc, table, parts[ref], group)
+            yield ref, apply_colour(image_yxc, policy.colour, str(ref))
+            progress(done + 1, len(refs))
+
+    measured = _measure(describe_all(), parts, by_name, policy)
+    return with_summary(
+        Catalog(
+            data=str(data),
+            data_md5=data_digest(data),
+            seed=params.seed,
+            classes=tuple(ClassRecord(name=c.name, raw=c.codes, display=c.display) for c in params.data.classes),
+            ignore=table.ignore,
+            split=params.split,
+            specimens=tuple(_specimen_record(one, records) for one in specimens),
+            class_fractions={},
+            warnings=(),
+            **measured,
+        )
     )
-    return summarised(catalog)
 
 
 def fold_catalog(catalog: Catalog, data: Path, *, fold: int, folds: int) -> Catalog:
@@ -113,36 +100,11 @@ def fold_catalog(catalog: Catalog, data: Path, *, fold: int, folds: int) -> Cata
     DataError
         There are fewer planes, groups or specimens than folds, or a class is missing from the training part.
     """
-    parted = folded(catalog, folds)[fold]
-    parts = {ref: plane.part for ref, plane in parted.planes(*PARTS)}
+    split = folded(catalog, folds)[fold]
+    parts = {ref: plane.part for ref, plane in split.planes(*PARTS) if plane.part != "test"}
     by_name = {one.name: one for one in find_specimens(data)}
-    policy = catalog.intensity
-
-    def image(ref: PlaneRef) -> npt.NDArray[np.generic]:
-        return apply_colour(by_name[ref.specimen].plane(ref.z), policy.colour, str(ref))
-
-    reduced: dict[PlaneRef, npt.NDArray[np.float32]] = {}
-    figures: list[tuple[PlaneFigures, ...]] = []
-    for ref, part in parts.items():
-        if part == "test":
-            continue
-        coloured_yxc = image(ref)
-        reduced[ref] = reduce_plane(coloured_yxc.astype(np.float32))
-        if part == "training":
-            figures.append(plane_figures(coloured_yxc))
-    training = [ref for ref, part in parts.items() if part == "training"]
-    statistics = None
-    if policy.params.scope == "dataset":
-        statistics = fit_statistics((image(ref) for ref in training), len(training), policy.params)
-    return summarised(
-        parted.model_copy(
-            update={
-                "intensity": policy.model_copy(update={"statistics": statistics}),
-                "profile": profile_of(figures),
-                "leakage": measure_leakage(reduced, {ref: parts[ref] for ref in reduced}),
-            }
-        )
-    )
+    planes = ((ref, _coloured(by_name, ref, catalog.intensity.colour)) for ref in parts)
+    return with_summary(split.model_copy(update=_measure(planes, parts, by_name, catalog.intensity)))
 
 
 def folded(catalog: Catalog, folds: int) -> list[Catalog]:
@@ -154,7 +116,7 @@ def folded(catalog: Catalog, folds: int) -> list[Catalog]:
         There are fewer planes, groups or specimens than folds; or in one of them a class is missing from the training
         part, all its planes are constant, or the validation part has no labelled pixel.
     """
-    parted = []
+    catalogs = []
     for fold, parts in enumerate(catalog.fold_parts(folds)):
         one = catalog.model_copy(
             update={
@@ -170,13 +132,45 @@ def folded(catalog: Catalog, folds: int) -> list[Catalog]:
                 where=f"{catalog.data}, fold {fold} of {folds}",
                 remedy="take fewer folds, or another split",
             )
-        parted.append(one)
-    return parted
+        catalogs.append(one)
+    return catalogs
 
 
 def _with_parts(specimen: SpecimenRecord, parts: Mapping[PlaneRef, Part]) -> SpecimenRecord:
     planes = [plane.model_copy(update={"part": parts[PlaneRef(specimen.name, plane.z)]}) for plane in specimen.planes]
     return specimen.model_copy(update={"planes": tuple(planes)})
+
+
+def _measure(
+    planes: Iterable[tuple[PlaneRef, npt.NDArray[np.generic]]],
+    parts: Mapping[PlaneRef, Part],
+    specimens: Mapping[str, Specimen],
+    policy: IntensityPolicy,
+) -> dict[str, Any]:
+    """Return a catalogue's `intensity`, `profile` and `leakage` from planes after the colour policy, each read once.
+
+    Statistics of the data set need the training planes once more, from their specimens.
+    """
+    reduced: dict[PlaneRef, npt.NDArray[np.float32]] = {}
+    figures: list[tuple[PlaneFigures, ...]] = []
+    for ref, coloured_yxc in planes:
+        reduced[ref] = reduce_plane(coloured_yxc.astype(np.float32))
+        if parts[ref] == "training":
+            figures.append(plane_figures(coloured_yxc))
+    training = [ref for ref in reduced if parts[ref] == "training"]
+    statistics = None
+    if policy.params.scope == "dataset":
+        again = (_coloured(specimens, ref, policy.colour) for ref in training)
+        statistics = fit_statistics(again, len(training), policy.params)
+    return {
+        "intensity": policy.model_copy(update={"statistics": statistics}),
+        "profile": intensity_profile(figures),
+        "leakage": measure_leakage(reduced, parts),
+    }
+
+
+def _coloured(specimens: Mapping[str, Specimen], ref: PlaneRef, colour: ColourPolicy) -> npt.NDArray[np.generic]:
+    return apply_colour(specimens[ref.specimen].plane(ref.z), colour, str(ref))
 
 
 def _describe(
@@ -228,14 +222,14 @@ def _check_channels(specimens: Sequence[Specimen], params: Params) -> None:
                     f"{info.num_channels} channels",
                     expected=f"{first.num_channels}, as {first.path} has",
                     where=str(info.path),
-                    remedy="set data.colour in params.yaml to grey or rgb to bring all to one kind",
+                    remedy="set data.colour in params.yaml to grey or rgb to convert all",
                 )
             if info.dtype != first.dtype:
                 raise DataError(
                     f"pixels of type {info.dtype}",
                     expected=f"{first.dtype}, as {first.path} has",
                     where=str(info.path),
-                    remedy="bring all images to one type: their intensities are compared",
+                    remedy="convert all images to one type: their intensities are compared",
                 )
 
 

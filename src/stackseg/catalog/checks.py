@@ -9,7 +9,7 @@ from stackseg.dataset.splits import Part
 from stackseg.errors import DataError
 
 
-def summarised(catalog: Catalog) -> Catalog:
+def with_summary(catalog: Catalog) -> Catalog:
     """Return a catalogue with its class fractions and warnings.
 
     Raises

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stackseg.atomic import folder_aside
+from stackseg.atomic import atomic_folder
 from stackseg.cli.console import counting, next_step, print_json, say, swatch, table, warn
 from stackseg.cli.project import DATA, PARAMS_FILE, load_params, run_dvc
 from stackseg.errors import DataError, ParamsError
@@ -15,7 +15,6 @@ from stackseg.errors import DataError, ParamsError
 if TYPE_CHECKING:
     from stackseg.dataset.labels.table import LabelTable
     from stackseg.dataset.records import Catalog
-    from stackseg.dataset.specimens import Specimen
     from stackseg.intake.add import Inspection
     from stackseg.params import Params
 
@@ -70,21 +69,22 @@ def add(
         bool, typer.Option("--replace", help="Start over: put these in the place of all data, its table and its split.")
     ] = False,
 ) -> None:
-    """Adopt your images and masks.
+    """Add your images and masks.
 
     Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
-    class table into params.yaml if there is none, and runs `dvc add data`. The untouched sample makes way for them.
+    class table into params.yaml if there is none, and runs `dvc add data`. They replace the untouched sample.
     """
-    from stackseg.intake import add as adoption
+    from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair
+    from stackseg.intake.params_update import adapt_params
 
     params = load_params()
-    specimen = adoption.open_pair(images, masks, planes=_plane_numbers(planes), axes=axes, mask_axes=mask_axes)
+    specimen = open_pair(images, masks, planes=_plane_numbers(planes), axes=axes, mask_axes=mask_axes)
     with counting("reading") as progress:
-        inspection = adoption.inspect(specimen, progress)
+        inspection = inspect(specimen, progress)
     fresh = replace or not DATA.exists() or _holds_sample() or not any(DATA.iterdir())
     found = _choose_table(inspection, params, classes, fresh=fresh)
     _show(inspection, found)
-    adoption.check_values(specimen, found)
+    check_values(specimen, found)
     chosen_name = name or specimen.name
     if not fresh and (DATA / "images.tif").exists():
         raise DataError(
@@ -93,13 +93,14 @@ def add(
             remedy="move its files into data/<specimen>/ first, or start over with --replace",
         )
     if fresh:
-        with folder_aside(DATA) as aside:
-            adoption.adopt(specimen, aside, chosen_name)
+        with atomic_folder(DATA) as temporary:
+            copy_specimen(specimen, temporary, chosen_name)
     else:
-        adoption.adopt(specimen, DATA, chosen_name)
-    changed = _write_params(specimen, found, fresh=fresh)
+        copy_specimen(specimen, DATA, chosen_name)
+    shapes = [specimen.shape_yx(z) for z in specimen.labelled]
+    changed = adapt_params(PARAMS_FILE, found, shapes, fresh=fresh)
     _track()
-    say(f"adopted as {DATA}/{chosen_name}; data.dvc tracks it")
+    say(f"added as {DATA}/{chosen_name}; data.dvc tracks it")
     for line in changed:
         say(f"params.yaml: {line}")
     if any(one.startswith("class_") for one in found.names):
@@ -216,23 +217,8 @@ def _class_cells(code: int | str, classes: dict[int | str, int], found: LabelTab
     return ("unknown", "") if place is None else (f"{place} {found.names[place]}", swatch(found.display[place]))
 
 
-def _write_params(specimen: Specimen, found: LabelTable, *, fresh: bool) -> list[str]:
-    from stackseg.intake.params_update import adapt_params
-
-    shapes = {specimen.shape_yx(z) for z in specimen.labelled}
-    return adapt_params(
-        PARAMS_FILE,
-        classes=list(zip(found.names, found.raw, found.display, strict=True)),
-        ignore=found.ignore[0] if found.ignore else None,
-        fresh=fresh,
-        num_labelled=len(specimen.labelled),
-        smallest_side=min(min(shape) for shape in shapes),
-        one_size=len(shapes) == 1,
-    )
-
-
 def _track() -> None:
-    run_dvc("add", str(DATA), remedy=f"mend this, then type `dvc add {DATA}`: what was adopted is in {DATA}/")
+    run_dvc("add", str(DATA), remedy=f"mend this, then type `dvc add {DATA}`: your files are in {DATA}/ already")
 
 
 def _holds_sample() -> bool:

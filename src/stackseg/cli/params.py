@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stackseg.atomic import write_text_aside
+from stackseg.atomic import write_text
 from stackseg.cli.console import say
 from stackseg.cli.project import load_params
 from stackseg.params.file import json_schema
@@ -25,7 +25,7 @@ def attach(app: typer.Typer) -> None:
 
 def schema(out: Annotated[Path, typer.Option(help="File to write.")] = Path("params.schema.json")) -> None:
     """Write the JSON schema by which editors complete and check params.yaml."""
-    write_text_aside(out, json_schema())
+    write_text(out, json_schema())
     say(f"wrote {out}")
 
 

@@ -93,8 +93,8 @@ def segment_remote(
     from itertools import chain
 
     from stackseg.dataset.files.stack import open_stack
-    from stackseg.dataset.files.write_tiff import write_stack
     from stackseg.errors import DataError
+    from stackseg.intake.write_tiff import write_stack
     from stackseg.serving.client import Remote
 
     _check_out(image, out)
@@ -204,7 +204,7 @@ def _write(
 ) -> None:
     import numpy as np
 
-    from stackseg.dataset.files.write_tiff import write_stack
+    from stackseg.intake.write_tiff import write_stack
 
     classes = bundle.inference.classes
     pixels = np.zeros(len(classes), np.int64)

@@ -146,8 +146,8 @@ def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -
 
 def _readable(space: Space, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any, Any]:
     from stackseg.catalog.build import folded
+    from stackseg.dataset.fingerprints import require_same_planes
     from stackseg.dataset.records import read_catalog, require_described_by
-    from stackseg.dataset.unchanged import require_same_planes
     from stackseg.errors import ParamsError
     from stackseg.model.devices import pick_device
     from stackseg.training.train import Machine

@@ -92,7 +92,7 @@ def _require_unedited(space: Space, order: Order) -> None:
 
 
 def _register(order: Order, best: FrozenTrial, space: Space) -> None:
-    from stackseg.atomic import write_text_aside
+    from stackseg.atomic import write_text
     from stackseg.cli.models import register_outputs
     from stackseg.cli.stages import score_bundle
     from stackseg.errors import DataError
@@ -110,7 +110,7 @@ def _register(order: Order, best: FrozenTrial, space: Space) -> None:
             remedy="register it there; or use --apply, then `dvc repro`",
         )
     params = space.present.override(space.overrides(best.params), f"trial {best.number}")
-    write_text_aside(folder / "catalog.json", order.catalog.model_dump_json(indent=1) + "\n")
+    write_text(folder / "catalog.json", order.catalog.model_dump_json(indent=1) + "\n")
     score_bundle(
         params, order.catalog, data=order.data, model=folder / "model", out=folder, device=order.machine.device
     )

@@ -1,4 +1,4 @@
-"""What the planes of a training part look like, and by how much another image lies outside of that (drift)."""
+"""Intensity profile of the training planes, and by how much another image lies outside of it (drift)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PlaneFigures(BaseModel):
     noise: float
 
 
-class ChannelProfile(BaseModel):
+class ChannelRanges(BaseModel):
     """Smallest and largest figure of one channel among the training planes, in raw intensity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,12 +46,12 @@ class ChannelProfile(BaseModel):
     noise: Range
 
 
-class Profile(BaseModel):
-    """What training planes look like; travels with the model."""
+class IntensityProfile(BaseModel):
+    """Ranges of the training planes' intensities and noise, channel by channel; travels with the model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    channels: tuple[ChannelProfile, ...]
+    channels: tuple[ChannelRanges, ...]
     num_planes: int
 
 
@@ -76,16 +76,16 @@ def plane_figures(image_yxc: npt.NDArray[np.generic]) -> tuple[PlaneFigures, ...
     return tuple(_channel_figures(image_yxc[:, :, channel]) for channel in range(image_yxc.shape[2]))
 
 
-def profile_of(planes: Sequence[tuple[PlaneFigures, ...]]) -> Profile:
+def intensity_profile(planes: Sequence[tuple[PlaneFigures, ...]]) -> IntensityProfile:
     """Return the ranges over the figures of planes, which all have the same number of channels."""
     channels = [
-        ChannelProfile.model_validate({name: _range([getattr(one, name) for one in same]) for name in _FIGURES})
+        ChannelRanges.model_validate({name: _range([getattr(one, name) for one in same]) for name in _FIGURES})
         for same in zip(*planes, strict=True)
     ]
-    return Profile(channels=tuple(channels), num_planes=len(planes))
+    return IntensityProfile(channels=tuple(channels), num_planes=len(planes))
 
 
-def intensity_drift(profile: Profile, figures: tuple[PlaneFigures, ...]) -> list[Drift]:
+def intensity_drift(profile: IntensityProfile, figures: tuple[PlaneFigures, ...]) -> list[Drift]:
     """Return the figures of a plane that lie outside the training part's ranges by more than the margins."""
     found = []
     for channel, (ranges, one) in enumerate(zip(profile.channels, figures, strict=True)):

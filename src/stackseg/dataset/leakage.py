@@ -28,13 +28,13 @@ class Leakage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    nearest: float | None
-    far: float | None
-    figure: float | None
-    worst_plane: str | None
-    worst_nearest: str | None
-    worst_similarity: float | None
-    leaks: bool
+    nearest: float | None = None
+    far: float | None = None
+    figure: float | None = None
+    worst_plane: str | None = None
+    worst_nearest: str | None = None
+    worst_similarity: float | None = None
+    leaks: bool = False
 
 
 def require_test_apart(parts: Mapping[PlaneRef, Part], depths: Mapping[str, int], context_slices: int) -> None:
@@ -110,15 +110,7 @@ def measure_leakage(reduced: Mapping[PlaneRef, npt.NDArray[np.float32]], parts: 
         if worst is None or similarities[best] > worst[0]:
             worst = (float(similarities[best]), ref, peers[best])
     if worst is None:
-        return Leakage(
-            nearest=None,
-            far=None,
-            figure=None,
-            worst_plane=None,
-            worst_nearest=None,
-            worst_similarity=None,
-            leaks=False,
-        )
+        return Leakage()
     near_mean, far_mean = float(np.mean(nearest)), float(np.mean(far))
     figure = (near_mean - far_mean) / max(1 - far_mean, 1e-6)
     return Leakage(

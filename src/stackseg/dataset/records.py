@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stackseg.atomic import write_text_aside
-from stackseg.dataset.intensity_profile import Profile
+from stackseg.atomic import write_text
+from stackseg.dataset.intensity_profile import IntensityProfile
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.leakage import Leakage, require_test_apart
 from stackseg.dataset.normalisation import IntensityPolicy
 from stackseg.dataset.splits import Part, PlaneRef, assign_parts
-from stackseg.errors import DataError, ParamsError
+from stackseg.errors import DataError, ParamsError, one_line
 from stackseg.params import Params
 from stackseg.params.split import SplitParams
 
@@ -75,7 +75,7 @@ class Catalog(Record):
     ignore: tuple[int | str, ...]
     split: SplitParams
     intensity: IntensityPolicy
-    profile: Profile
+    profile: IntensityProfile
     leakage: Leakage
     specimens: tuple[SpecimenRecord, ...]
     class_fractions: dict[Part, tuple[float, ...]]
@@ -169,8 +169,8 @@ class Catalog(Record):
 
 
 def write_catalog(path: Path, catalog: Catalog) -> None:
-    """Write outputs/catalog.json aside and put it in place."""
-    write_text_aside(path, catalog.model_dump_json(indent=1) + "\n")
+    """Write outputs/catalog.json, whole or not at all."""
+    write_text(path, catalog.model_dump_json(indent=1) + "\n")
 
 
 def read_catalog(path: Path) -> Catalog:
@@ -191,8 +191,9 @@ def read_catalog(path: Path) -> Catalog:
             "no such file", where=str(path), remedy="`dvc repro catalog` or `stackseg catalog` writes it"
         ) from None
     except (ValidationError, json.JSONDecodeError, AttributeError) as error:
-        short = " ".join(str(error).split())[:160]
-        raise DataError(f"not a catalogue ({short})", where=str(path), remedy="`dvc repro -f catalog`") from None
+        raise DataError(
+            f"not a catalogue ({one_line(error)})", where=str(path), remedy="`dvc repro -f catalog`"
+        ) from None
 
 
 def require_described_by(catalog: Catalog, params: Params, where: Path) -> None:

@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from stackseg.dataset.files.stack import Stack, open_stack
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.pairing import natural_pairs
-from stackseg.errors import DataError
+from stackseg.errors import DataError, one_line
 
 NOTE_FILE = "specimen.yaml"
 FLAT_NAME = "specimen"
@@ -36,7 +36,7 @@ class SpecimenNote(BaseModel):
     voxel_size_zyx_um: tuple[float, float, float] | None = None
     """Voxel size in micrometres, where the file does not tell or tells wrongly."""
     source: dict[str, str] = {}
-    """Names and SHA-256 digests of the files that were adopted."""
+    """Names and SHA-256 digests of the files that were added."""
 
 
 class SingleFiles:
@@ -129,7 +129,7 @@ def find_specimens(data: Path) -> list[Specimen]:
         raise DataError(
             "no such folder",
             where=str(data),
-            remedy="`stackseg sample` writes a sample, `stackseg add IMAGES MASKS` adopts files, `dvc pull` fetches",
+            remedy="`stackseg sample` writes a sample, `stackseg add IMAGES MASKS` adds your files, `dvc pull` fetches",
         )
     flat = _holds_images(data)
     nested = sorted((one for one in data.iterdir() if one.is_dir() and _holds_images(one)), key=lambda one: one.name)
@@ -152,21 +152,23 @@ def find_specimens(data: Path) -> list[Specimen]:
 def open_specimen(folder: Path, name: str) -> Specimen:
     """Open one specimen's folder: images.tif + masks.tif, or images/ + masks/."""
     note = read_note(folder / NOTE_FILE)
-    if (folder / "images").is_dir():
-        if not (folder / "masks").is_dir():
-            raise DataError("images/ without masks/", where=str(folder), remedy="put the masks into masks/")
-        pairs = natural_pairs(list_images(folder / "images"), list_images(folder / "masks"))
-        specimen = Specimen(
-            name,
-            SingleFiles([image for image, _ in pairs]),
-            SingleFiles([mask for _, mask in pairs]),
-            tuple(range(len(pairs))),
-            note,
-        )
+    if not (folder / "images").is_dir():
+        return open_files(name, _one_of(folder, "images"), _one_of(folder, "masks"), note)
+    if not (folder / "masks").is_dir():
+        raise DataError("images/ without masks/", where=str(folder), remedy="put the masks into masks/")
+    return open_files(name, folder / "images", folder / "masks", note)
+
+
+def open_files(name: str, images: Path, masks: Path, note: SpecimenNote) -> Specimen:
+    """Open images and masks as a specimen: two stacks, or two folders of single files, paired by name."""
+    if images.is_dir():
+        pairs = natural_pairs(list_images(images), list_images(masks))
+        image_files, mask_files = SingleFiles([image for image, _ in pairs]), SingleFiles([mask for _, mask in pairs])
+        specimen = Specimen(name, image_files, mask_files, tuple(range(len(pairs))), note)
     else:
-        images = open_stack(_one_of(folder, "images"), axes=note.axes)
-        masks = open_stack(_one_of(folder, "masks"), axes=note.mask_axes)
-        specimen = Specimen(name, images, masks, labelled_planes(images, masks, note.planes), note)
+        image_stack, mask_stack = open_stack(images, axes=note.axes), open_stack(masks, axes=note.mask_axes)
+        labelled = labelled_planes(image_stack, mask_stack, note.planes)
+        specimen = Specimen(name, image_stack, mask_stack, labelled, note)
     check_shapes(specimen)
     return specimen
 
@@ -224,7 +226,7 @@ def read_note(path: Path) -> SpecimenNote:
         return SpecimenNote.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
     except (ValidationError, YAMLError) as error:
         raise DataError(
-            f"not a specimen note ({' '.join(str(error).split())[:200]})",
+            f"not a specimen note ({one_line(error, 200)})",
             where=str(path),
             remedy="its keys are planes, axes, mask_axes, voxel_size_zyx_um and source",
         ) from None

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from stackseg.dataset.fingerprints import by_specimen, require_same_plane
 from stackseg.dataset.records import Catalog, PlaneRecord
 from stackseg.dataset.splits import Part, PlaneRef
-from stackseg.dataset.unchanged import by_specimen, require_same_plane
 from stackseg.errors import DataError, ParamsError
 from stackseg.evaluation.bootstrap import tile_counts
 from stackseg.evaluation.boundary_metrics import BoundaryCounts, boundary_counts

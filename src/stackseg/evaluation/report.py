@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stackseg.atomic import folder_aside, write_text_aside
+from stackseg.atomic import atomic_folder, write_text
 from stackseg.dataset.records import Catalog
 from stackseg.dataset.specimens import find_specimens
 from stackseg.errors import DataError
@@ -21,12 +21,12 @@ def write_reports(
     evaluation: Evaluation, bundle: Bundle, catalog: Catalog, data: Path, out: Path, *, num_overlays: int
 ) -> None:
     """Write scores.json (figures), evaluation.json (all of it), plots/ and overlays/ into `out`."""
-    with folder_aside(out / "plots") as folder:
+    with atomic_folder(out / "plots") as folder:
         _draw_plots(folder, evaluation)
-    with folder_aside(out / "overlays") as folder:
+    with atomic_folder(out / "overlays") as folder:
         _draw_overlays(folder, evaluation, bundle, catalog, data, num_overlays)
-    write_text_aside(out / "evaluation.json", evaluation.model_dump_json(indent=1) + "\n")
-    write_text_aside(out / "scores.json", json.dumps(figures(evaluation), indent=2) + "\n")
+    write_text(out / "evaluation.json", evaluation.model_dump_json(indent=1) + "\n")
+    write_text(out / "scores.json", json.dumps(figures(evaluation), indent=2) + "\n")
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What `add` and `sample` do: look at a user's files, propose settings, make the sample."""
+"""What `add` and `sample` do: look at a user's files, propose settings, write stacks."""

@@ -1,9 +1,8 @@
-"""Adopt a user's images and masks: look at them, check them against each other, copy them into data/."""
+"""Add a user's images and masks: look at them, check them against each other, copy them into data/."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,20 +12,19 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 
+from stackseg.atomic import atomic_folder
 from stackseg.dataset.files.stack import open_stack
-from stackseg.dataset.files.write_tiff import write_stack
 from stackseg.dataset.labels.table import LabelTable, raw_counts
-from stackseg.dataset.pairing import natural_pairs
 from stackseg.dataset.specimens import (
     NOTE_FILE,
     SingleFiles,
     Specimen,
     SpecimenNote,
-    check_shapes,
-    labelled_planes,
     list_images,
+    open_files,
 )
 from stackseg.errors import DataError
+from stackseg.intake.write_tiff import write_stack
 
 
 @dataclass(frozen=True)
@@ -59,30 +57,21 @@ def open_pair(
             raise DataError("no such file or folder", where=str(path), remedy="check the path")
     if images.is_dir() != masks.is_dir():
         raise DataError(
-            f"{images} is a {_kind(images)}, {masks} a {_kind(masks)}",
+            f"one of {images} and {masks} is a folder, the other a file",
             expected="two files, or two folders",
             remedy="give both as stacks or both as folders",
         )
     note = SpecimenNote(
         planes=None if planes is None else list(planes), axes=axes, mask_axes=mask_axes, source=_sources(images, masks)
     )
-    if images.is_dir():
-        if planes is not None or axes is not None or mask_axes is not None:
-            raise DataError(
-                "--planes or --axes with folders of single files",
-                expected="stacks",
-                where=str(images),
-                remedy="leave the option out: files are paired by name",
-            )
-        pairs = natural_pairs(list_images(images), list_images(masks))
-        image_files, mask_files = SingleFiles([i for i, _ in pairs]), SingleFiles([m for _, m in pairs])
-        specimen = Specimen(_name_of(images), image_files, mask_files, tuple(range(len(pairs))), note)
-    else:
-        image_stack, mask_stack = open_stack(images, axes=axes), open_stack(masks, axes=mask_axes)
-        labelled = labelled_planes(image_stack, mask_stack, planes)
-        specimen = Specimen(_name_of(images), image_stack, mask_stack, labelled, note)
-    check_shapes(specimen)
-    return specimen
+    if images.is_dir() and (planes is not None or axes is not None or mask_axes is not None):
+        raise DataError(
+            "--planes or --axes with folders of single files",
+            expected="stacks",
+            where=str(images),
+            remedy="leave the option out: files are paired by name",
+        )
+    return open_files(_name_of(images), images, masks, note)
 
 
 def inspect(specimen: Specimen, progress: Callable[[int, int], None] = lambda done, all_: None) -> Inspection:
@@ -105,7 +94,7 @@ def check_values(specimen: Specimen, table: LabelTable) -> None:
         specimen.labels(z, table)
 
 
-def adopt(specimen: Specimen, data: Path, name: str) -> Path:
+def copy_specimen(specimen: Specimen, data: Path, name: str) -> Path:
     """Copy a specimen's files into data/<name>/, whole or not at all.
 
     TIFF files are copied byte for byte; PNG files become TIFF with the same values. Where there is something to note
@@ -116,31 +105,22 @@ def adopt(specimen: Specimen, data: Path, name: str) -> Path:
         raise DataError(
             "the specimen is there already", where=str(target), remedy="choose another --name, or --replace all data"
         )
-    data.mkdir(exist_ok=True)
-    aside = data / f".{name}.new"
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir()
+    with atomic_folder(target) as temporary:
         if isinstance(specimen.images, SingleFiles):
             for z in specimen.labelled:
                 stem = _stem(specimen.image_file(z).info.path)
-                _bring(specimen.image_file(z).info.path, aside / "images" / stem)
-                _bring(specimen.mask_file(z).info.path, aside / "masks" / stem)
+                _copy(specimen.image_file(z).info.path, temporary / "images" / stem)
+                _copy(specimen.mask_file(z).info.path, temporary / "masks" / stem)
         else:
-            _bring(specimen.image_file(0).info.path, aside / "images")
-            _bring(specimen.mask_file(specimen.labelled[0]).info.path, aside / "masks")
-        note = specimen.note.model_dump(mode="json", exclude_none=True)
-        with (aside / NOTE_FILE).open("w", encoding="utf-8") as file:
-            YAML(typ="safe").dump(note, file)
-        os.replace(aside, target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+            _copy(specimen.image_file(0).info.path, temporary / "images")
+            _copy(specimen.mask_file(specimen.labelled[0]).info.path, temporary / "masks")
+        with (temporary / NOTE_FILE).open("w", encoding="utf-8") as file:
+            YAML(typ="safe").dump(specimen.note.model_dump(mode="json", exclude_none=True), file)
     return target
 
 
-def _bring(source: Path, target: Path) -> None:
-    """Put a file at `target` plus .tif."""
+def _copy(source: Path, target: Path) -> None:
+    """Copy an image file to `target` plus .tif."""
     target.parent.mkdir(exist_ok=True)
     written = target.with_name(f"{target.name}.tif")
     if source.suffix.lower() == ".png":
@@ -152,7 +132,7 @@ def _bring(source: Path, target: Path) -> None:
 
 
 def _sources(images: Path, masks: Path) -> dict[str, str]:
-    """Return name and SHA-256 of the adopted files, or of a folder's list of them."""
+    """Return name and SHA-256 of the added files, or of a folder's list of them."""
     return {kind: f"{path.name} sha256:{_sha256(path)}" for kind, path in (("images", images), ("masks", masks))}
 
 
@@ -162,10 +142,6 @@ def _sha256(path: Path) -> str:
         return hashlib.sha256(listed.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _kind(path: Path) -> str:
-    return "folder" if path.is_dir() else "file"
 
 
 def _stem(path: Path) -> str:

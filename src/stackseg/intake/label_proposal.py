@@ -47,11 +47,11 @@ def propose_table(counts: Mapping[RawCode, int], *, where: str = "masks") -> Lab
             where=where,
             remedy=f"annotate at least one plane that holds several classes, or {by_hand}",
         )
-    if doubt := doubt_labels(found):
+    if warning := label_warning(found):
         remedy = f"export labels without interpolation, smoothing or JPEG, or {by_hand}"
-        if "instance" in doubt:
+        if "instance" in warning:
             remedy = f"give all objects of a class one value (Fiji: Image > Adjust > Threshold), or {by_hand}"
-        raise DataError(f"{len(found)} distinct values: it {doubt}", where=where, remedy=remedy)
+        raise DataError(f"{len(found)} distinct values: it {warning}", where=where, remedy=remedy)
     codes = sorted(found, key=lambda code: (isinstance(code, str), code))
     is_binary = len(codes) == 2 and codes[0] in (0, "#000000", "#00000000")
     names = ("background", "foreground") if is_binary else tuple(f"class_{index}" for index in range(len(codes)))
@@ -59,7 +59,7 @@ def propose_table(counts: Mapping[RawCode, int], *, where: str = "masks") -> Lab
 
 
 def _display_colours(codes: list[RawCode]) -> tuple[str, ...]:
-    """Return a colour per class: its own in colour masks, black for 0, else ones that are told apart easily."""
+    """Return a colour per class: its own in colour masks, black for 0, else others that are easy to distinguish."""
     spare = chain(_DISPLAY, (_hue(step) for step in range(360)))
     chosen: list[str] = []
     for code in codes:
@@ -75,12 +75,12 @@ def _hue(step: int) -> str:
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
-def doubt_labels(counts: Mapping[RawCode, int]) -> str:
+def label_warning(counts: Mapping[RawCode, int]) -> str:
     """Return why codes with these pixel numbers may be no classes, "" where nothing speaks against it."""
-    return _doubt_many(counts) if len(counts) > _MAX_CLASSES_BY_SIGHT else _doubt_few(counts)
+    return _warn_of_many(counts) if len(counts) > _MAX_CLASSES_BY_SIGHT else _warn_of_few(counts)
 
 
-def _doubt_many(counts: Mapping[RawCode, int]) -> str:
+def _warn_of_many(counts: Mapping[RawCode, int]) -> str:
     """Say what a mask with many values seems to be: instance labels leave few gaps, and no object stands out."""
     numbers = sorted(code for code in counts if isinstance(code, int))
     objects = [number for code, number in counts.items() if code != 0]
@@ -90,11 +90,11 @@ def _doubt_many(counts: Mapping[RawCode, int]) -> str:
     return "looks anti-aliased or is an image"
 
 
-def _doubt_few(counts: Mapping[RawCode, int]) -> str:
-    """Say why some of a few values may be no classes; numbers counted from 0, and 250 to 255, are not doubted.
+def _warn_of_few(counts: Mapping[RawCode, int]) -> str:
+    """Say why some of a few values may be no classes; numbers counted from 0, and 250 to 255, pass.
 
     Interpolation and lossy compression leave many rare values next to or between the frequent ones. A few such values
-    cannot be told from classes by their numbers of pixels.
+    cannot be distinguished from classes by their numbers of pixels.
     """
     numbers = sorted(code for code in counts if isinstance(code, int))
     if len(numbers) == len(counts):

@@ -8,42 +8,34 @@ from typing import Any
 
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from stackseg.dataset.labels.table import LabelTable
 from stackseg.params.file import read_params, read_tree, write_tree
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
 
-# settings that the sample needs for a short demonstration, and that real data must not inherit
-SAMPLE_SETTINGS = ("epochs", "patches_per_epoch", "batch_size", "validate_every", "lr")
+SAMPLE_TRAINING = {"epochs": 12, "patch_size": 128, "batch_size": 16, "lr": 0.002, "validate_every": 3}
+"""Section `train` of params.yaml where the sample asks for other values than the section's defaults."""
 
 
-def adapt_params(
-    path: Path,
-    *,
-    classes: Sequence[tuple[str, tuple[int | str, ...], str]],
-    ignore: int | str | None,
-    fresh: bool,
-    num_labelled: int,
-    smallest_side: int,
-    one_size: bool,
-) -> list[str]:
+def adapt_params(path: Path, table: LabelTable, shapes_yx: Sequence[tuple[int, int]], *, fresh: bool) -> list[str]:
     """Write the class table and, for fresh data, a split and patches that fit it.
 
     Parameters
     ----------
-    classes
-        Name, raw codes and display colour of each class.
-    ignore
-        Raw code of ignored pixels.
+    table
+        Classes of the data; one raw code at most is ignored.
+    shapes_yx
+        Shape of each annotated plane.
     fresh
-        Whether the data replaces all that was there: then table, split and the sample's training settings make way.
-    num_labelled, smallest_side, one_size
-        Annotated planes, shortest side in pixels, and whether all planes are equally large.
+        Whether the data replaces all other: then table, split and the sample's training settings are replaced, too.
 
     Returns
     -------
     list of str
         What was changed, a line each.
     """
+    classes = list(zip(table.names, table.raw, table.display, strict=True))
+    ignore = table.ignore[0] if table.ignore else None
     tree = read_tree(path)
     changed = []
     rows = [
@@ -52,16 +44,16 @@ def adapt_params(
     ]
     data = tree.setdefault("data", {})
     present = read_params(path).data
-    same = present.ignore == ignore and [(one.name, one.codes, one.display) for one in present.classes] == [*classes]
+    same = present.ignore == ignore and [(one.name, one.codes, one.display) for one in present.classes] == classes
     if fresh or not same:
         data["classes"] = rows
         data["ignore"] = None if ignore is None else _quoted(ignore)
         changed.append(f"data.classes has {len(rows)} classes")
     if fresh:
-        _set(tree, "split", _split_for(num_labelled, one_size=one_size), changed)
-        side = max(32, min(TrainParams().patch_size, smallest_side // 32 * 32))
+        _set(tree, "split", _split_for(len(shapes_yx), one_size=len(set(shapes_yx)) == 1), changed)
+        side = max(32, min(TrainParams().patch_size, min(map(min, shapes_yx)) // 32 * 32))
         defaults = TrainParams().model_dump(mode="json")
-        _set(tree, "train", {"patch_size": side} | {key: defaults[key] for key in SAMPLE_SETTINGS}, changed)
+        _set(tree, "train", {key: defaults[key] for key in SAMPLE_TRAINING} | {"patch_size": side}, changed)
     write_tree(path, tree)
     return changed
 

@@ -7,15 +7,14 @@ floating point would round differently from one machine to the next.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from stackseg.atomic import atomic_file
 from stackseg.errors import DataError, MachineError
 from stackseg.intake.sample_rock import CLAY, HEAVY, PORE, QUARTZ, IntArray, integer_root, rock
 
@@ -105,7 +104,7 @@ def _smooth(volume: IntArray, axis: int, *, centre: int) -> IntArray:
 
 
 def write_sample(folder: Path, shape_zyx: tuple[int, int, int] = DEFAULT_SHAPE_ZYX, *, seed: int = 7) -> None:
-    """Write `images.tif` and `masks.tif` of the sample into a folder: both aside first, then in their places.
+    """Write `images.tif` and `masks.tif` of the sample into a folder, both or none.
 
     Raises
     ------
@@ -116,18 +115,12 @@ def write_sample(folder: Path, shape_zyx: tuple[int, int, int] = DEFAULT_SHAPE_Z
     """
     images_zyx, masks_zyx = sample_stack(shape_zyx, seed=seed)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as cleanup:
-            parts = [folder / f".{name}.{os.getpid()}.part" for name in _NAMES]
-            for part in parts:
-                cleanup.callback(part.unlink, missing_ok=True)
-            _write_tiff(parts[0], images_zyx, seed)
-            _write_tiff(parts[1], masks_zyx, seed)
-            seal = _SEAL % tuple(_unsealed_sha256(part)[1] for part in parts)
-            for part in parts:
-                _put_seal(part, seal)
-            for part, name in zip(parts, _NAMES, strict=True):
-                os.replace(part, folder / name)
+        with atomic_file(folder / _NAMES[0]) as images, atomic_file(folder / _NAMES[1]) as masks:
+            _write_tiff(images, images_zyx, seed)
+            _write_tiff(masks, masks_zyx, seed)
+            seal = _SEAL % (_unsealed_sha256(images)[1], _unsealed_sha256(masks)[1])
+            _put_seal(images, seal)
+            _put_seal(masks, seal)
     except OSError as error:
         raise MachineError(
             f"the sample cannot be written: {error.strerror or error}",

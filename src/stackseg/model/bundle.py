@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from stackseg.atomic import folder_aside, write_text_aside
-from stackseg.dataset.intensity_profile import Profile
+from stackseg.atomic import atomic_folder, write_text
+from stackseg.dataset.intensity_profile import IntensityProfile
 from stackseg.dataset.normalisation import IntensityPolicy
 from stackseg.dataset.records import ClassRecord
 from stackseg.errors import MachineError, ModelError
@@ -100,7 +100,7 @@ class BundleSpec(Record):
     inference: InferenceSpec
     validation: ValidationScore
     seen: SeenPlanes
-    profile: Profile
+    profile: IntensityProfile
     lineage: Lineage
 
 
@@ -127,10 +127,10 @@ def save_bundle(
     *,
     validation: ValidationScore,
     seen: SeenPlanes,
-    profile: Profile,
+    profile: IntensityProfile,
     lineage: Lineage,
 ) -> BundleSpec:
-    """Write a bundle aside and put it in the place of `folder`.
+    """Write a bundle in the place of `folder`, whole or not at all.
 
     Parameters
     ----------
@@ -154,9 +154,9 @@ def save_bundle(
         lineage=lineage,
     )
     try:
-        with folder_aside(folder) as aside:
-            save_file(tensors, aside / WEIGHTS_FILE)
-            write_text_aside(aside / SPEC_FILE, json.dumps(spec.model_dump(mode="json"), indent=2) + "\n")
+        with atomic_folder(folder) as temporary:
+            save_file(tensors, temporary / WEIGHTS_FILE)
+            write_text(temporary / SPEC_FILE, json.dumps(spec.model_dump(mode="json"), indent=2) + "\n")
     except SafetensorError as error:
         raise MachineError(
             f"the weights could not be written ({error})",

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stackseg.errors import ParamsError
+from stackseg.errors import ParamsError, one_line
 from stackseg.params.base import Section
 
 
@@ -89,9 +89,8 @@ def read_classes(path: Path) -> DataParams:
     except IsADirectoryError:
         raise ParamsError("a folder", expected="a YAML file", where=str(path), remedy="check --classes") from None
     except (ValidationError, YAMLError, UnicodeDecodeError) as error:
-        short = " ".join(str(error).split())[:160]
         raise ParamsError(
-            f"not a class table ({short})",
+            f"not a class table ({one_line(error)})",
             expected='a list such as `- {name: quartz, raw: 2, display: "#9aa5b1"}`',
             where=str(path),
         ) from None

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from stackseg.atomic import write_text_aside
+from stackseg.atomic import write_text
 from stackseg.errors import ParamsError
 from stackseg.params.augment import AugmentParams
 from stackseg.params.base import Section
@@ -34,7 +34,7 @@ FORMAT = 1
 
 
 class Params(Section):
-    """Everything that a run is told; the one home of science's settings."""
+    """All settings of a run; params.yaml is their only home."""
 
     format: int = Field(FORMAT, ge=1)
     """Version of this file's layout."""
@@ -127,7 +127,7 @@ def read_tree(path: Path) -> Any:
 
 
 def write_tree(path: Path, tree: Any) -> None:
-    """Write a tree from `read_tree`, comments kept, aside and then renamed."""
+    """Write a tree from `read_tree`, comments kept, whole or not at all."""
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
     # a key without a value reads like an oversight
@@ -140,7 +140,7 @@ def write_tree(path: Path, tree: Any) -> None:
     yaml.dump(tree, text)
     path = path.resolve()  # a link stays one
     mode = path.stat().st_mode if path.exists() else None
-    write_text_aside(path, text.getvalue())
+    write_text(path, text.getvalue())
     if mode is not None:
         path.chmod(mode)
 

@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from ruamel.yaml import YAML
 
-from stackseg.atomic import file_aside, write_text_aside
+from stackseg.atomic import atomic_file, write_text
 from stackseg.search.space.space import Space
 from stackseg.search.study import STUDY_ID, objective_place
 
@@ -25,7 +25,7 @@ def take_folder(folder: Path, checkpoints: Path, study: Study) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    write_text_aside(mark, study.user_attrs[STUDY_ID])
+    write_text(mark, study.user_attrs[STUDY_ID])
 
 
 def write_best_params(path: Path, study: Study, best: FrozenTrial, space: Space) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def write_best_params(path: Path, study: Study, best: FrozenTrial, space: Space)
             node = node.setdefault(name, {})
         node[last] = value
     score = best.values[objective_place(study)]
-    with file_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(
             f"# Study {study.study_name}, trial {best.number} of {len(study.trials)}: "
             f"validation mean IoU {score:.4f}.\n"
@@ -59,7 +59,7 @@ def write_queue(path: Path, study: Study, best: Sequence[FrozenTrial], space: Sp
         lines.append(
             shlex.join(["dvc", "exp", "run", "--queue", "--name", f"{study.study_name}-trial-{one.number}", *options])
         )
-    write_text_aside(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def dvc_changes(values: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from stackseg.atomic import file_aside
+from stackseg.atomic import atomic_file
 from stackseg.dataset.records import Catalog
 from stackseg.params import Params
 from stackseg.tracking.lineage import git_state
@@ -64,7 +64,7 @@ def train_and_log(
 
 def write_history(path: Path, history: Sequence[EpochReport]) -> None:
     """Write one row per epoch: what training saw, and the latest validation at that epoch."""
-    with file_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         columns = [name for name in asdict(history[0]) if name != "validation_iou"]
         classes = sorted({name for one in history for name in one.validation_iou or {}})
         writer = csv.writer(file)

@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stackseg.atomic import write_text_aside
+from stackseg.atomic import write_text
 from stackseg.dataset.records import Catalog
 from stackseg.dataset.splits import Part
 from stackseg.errors import DataError, StoreError
@@ -260,8 +260,8 @@ def metric_name(name: str) -> str:
 
 
 def write_run(path: Path, record: RunRecord) -> None:
-    """Write outputs/run.json aside and put it in place."""
-    write_text_aside(path, record.model_dump_json(indent=2) + "\n")
+    """Write outputs/run.json, whole or not at all."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from stackseg.atomic import file_aside
+from stackseg.atomic import atomic_file
 from stackseg.errors import MachineError, ModelError
 
 BEST_FILE = "best.pt"
@@ -72,15 +72,15 @@ class Checkpoints:
             self._pending = None
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Write the best state aside, then put it in place.
+        """Write the best state, whole or not at all.
 
         Raises
         ------
         MachineError
             It could not be written whole.
         """
-        with _full_disk_said(self.folder / BEST_FILE), file_aside(self.folder / BEST_FILE) as aside:
-            torch.save(state, aside)
+        with _full_disk_said(self.folder / BEST_FILE), atomic_file(self.folder / BEST_FILE) as temporary:
+            torch.save(state, temporary)
 
     def load_last(self) -> dict[str, Any] | None:
         """Return the last state, or None where there is none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import struct
 import zlib
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stackseg.dataset.files.stack import open_stack, write_stack
+from stackseg.dataset.files.stack import open_stack
 from stackseg.errors import DataError
+from stackseg.intake.write_tiff import write_stack
 
 STACK_ZYX = np.random.default_rng(3).integers(0, 60000, (10, 24, 20)).astype(np.uint16)
 SMOOTH_ZYX = np.zeros((10, 24, 20), np.uint8) + np.arange(20, dtype=np.uint8)
@@ -168,7 +170,7 @@ def test_complex_pixels_are_refused(tmp_path: Path, dtype: str) -> None:
         open_stack(tmp_path / "c.tif")
 
 
-def test_imagej_file_cut_in_its_data_names_the_first_bad_plane(tmp_path: Path) -> None:
+def test_imagej_file_cut_in_its_data(tmp_path: Path) -> None:
     path = tmp_path / "cut.tif"
     tifffile.imwrite(path, STACK_ZYX, imagej=True, metadata={"axes": "ZYX"})
     with tifffile.TiffFile(path) as tiff:
@@ -177,7 +179,7 @@ def test_imagej_file_cut_in_its_data_names_the_first_bad_plane(tmp_path: Path) -
     raw = bytearray(path.read_bytes())
     raw[link : link + 4] = bytes(4)  # a single header, as ImageJ writes large stacks
     path.write_bytes(raw[: start + int(6.5 * STACK_ZYX[0].nbytes)])
-    with pytest.raises(DataError, match="the data of page 6 of 10 reach beyond the end"):
+    with pytest.raises(DataError, match=r"metadata and its pages do not fit each other .*ImageJ.* Copy or export"):
         open_stack(path)
 
 
@@ -193,3 +195,30 @@ def test_empty_tiles_are_zero_and_said(tmp_path: Path) -> None:
     page_yx[:32, :32] = 0
     assert np.array_equal(stack.plane(0)[..., 0], page_yx)
     assert stack.info.notes == ("1 empty tiles or strips, read as 0",)
+
+
+def test_a_damaged_tag_is_refused_only_where_pixels_depend_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "tag.tif"
+    for name, needed in (("BitsPerSample", True), ("Software", False)):
+        tifffile.imwrite(path, STACK_ZYX)
+        with tifffile.TiffFile(path) as tiff:
+            place = tiff.pages.first.tags[name].offset
+        raw = bytearray(path.read_bytes())
+        raw[place + 2 : place + 4] = b"\xff\xff"  # a data type that there is not
+        path.write_bytes(raw)
+        if needed:
+            with pytest.raises(DataError, match=r"corrupt .*TiffTag 258"):
+                open_stack(path)
+        else:
+            assert np.array_equal(open_stack(path).plane(3)[..., 0], STACK_ZYX[3])
+
+
+def test_damage_is_noticed_whatever_is_done_to_the_logger(tmp_path: Path) -> None:
+    path = tmp_path / "cut.tif"
+    tifffile.imwrite(path, STACK_ZYX, imagej=True, metadata={"axes": "ZYX"}, truncate=True)
+    path.write_bytes(path.read_bytes()[:-99])
+    log = logging.getLogger("tifffile")
+    log.disabled = True
+    log.setLevel(logging.CRITICAL)
+    with pytest.raises(DataError, match="do not fit"):
+        open_stack(path)

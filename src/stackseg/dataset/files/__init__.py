@@ -1,1 +1,1 @@
-"""Image files as stacks of planes: TIFF and PNG, read and written plane by plane."""
+"""Image files as stacks of planes: TIFF and PNG, read plane by plane."""

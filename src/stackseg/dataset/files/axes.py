@@ -44,10 +44,10 @@ def name_axes(axes: str, shape: tuple[int, ...], *, where: str, option: str | No
     where
         File named in messages.
     option
-        The user's own letters (`--axes`), which settle every doubt.
+        The user's own letters (`--axes`), which override all else.
     """
     if option is not None:
-        return _as_told(axes, shape, where=where, option=option)
+        return _given_axes(axes, shape, where=where, option=option)
     others = [letter for letter in axes if letter not in "YX"]
     plain = [letter for letter in others if letter in "IQ"]
     sizes = ", ".join(f"{letter}={size}" for letter, size in zip(axes, shape, strict=True))
@@ -68,21 +68,21 @@ def name_axes(axes: str, shape: tuple[int, ...], *, where: str, option: str | No
     return "".join("Z" if letter in plain else letter for letter in axes)
 
 
-def refuse_guess(axes: str, shape: tuple[int, ...], *, where: str) -> None:
+def refuse_ambiguous_channels(axes: str, shape: tuple[int, ...], *, where: str) -> None:
     """Raise for what `tifffile.imwrite` calls channels or colours unasked, and may as well be grey planes."""
     sizes = ", ".join(f"{letter}={size}" for letter, size in zip(axes, shape, strict=True))
-    doubtful = "S" if "S" in axes else "C"
-    planes, channels = (axes.replace(doubtful, letter).translate(str.maketrans("QI", "ZZ")) for letter in "ZC")
+    ambiguous = "S" if "S" in axes else "C"
+    planes, channels = (axes.replace(ambiguous, letter).translate(str.maketrans("QI", "ZZ")) for letter in "ZC")
     either = f"`--axes {planes}` for planes or " if planes.count("Z") == 1 else ""
     raise DataError(
-        f"its dimensions are {sizes}: tifffile writes {shape[axes.index(doubtful)]} grey planes and as many channels "
-        "alike unless it is told",
+        f"its dimensions are {sizes}: tifffile writes {shape[axes.index(ambiguous)]} grey planes and as many channels "
+        "alike unless the axes are named",
         where=where,
         remedy=f"say what they are: {either}`--axes {channels}` for channels",
     )
 
 
-def _as_told(axes: str, shape: tuple[int, ...], *, where: str, option: str) -> str:
+def _given_axes(axes: str, shape: tuple[int, ...], *, where: str, option: str) -> str:
     """Return the user's letters, checked against the file."""
     letters = option.upper()
     if len(set(letters)) != len(letters) or not set("YX") <= set(letters) <= set("ZCYX"):

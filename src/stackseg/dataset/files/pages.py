@@ -1,4 +1,4 @@
-"""Image files as pages that are decoded one at a time: TIFF (see `tiffs.py`) and PNG, told apart by their content."""
+"""Image files as pages that are decoded one at a time: TIFF (see `tiff.py`) and PNG, known by their content."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from stackseg.dataset.files.axes import VoxelSize
-from stackseg.dataset.files.tiff import TiffPages, brief
+from stackseg.dataset.files.tiff import TiffPages
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN
-from stackseg.errors import DataError
+from stackseg.errors import DataError, one_line
 
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
@@ -33,7 +33,6 @@ class PageSource(Protocol):
     """"declared" or "assumed" where the last sample is an alpha channel, else empty."""
     guessed_channels: bool
     """Whether what the file calls colours or channels may as well be grey planes."""
-    palette: bool
     voxel_size_zyx_um: VoxelSize | None
     notes: list[str]
 
@@ -100,7 +99,7 @@ class PngPage:
             ) from None
         except Exception as error:  # whatever a corrupt file makes Pillow raise
             raise DataError(
-                f"a PNG that cannot be read ({brief(error)})", where=str(path), remedy=COPY_AGAIN
+                f"a PNG that cannot be read ({one_line(error)})", where=str(path), remedy=COPY_AGAIN
             ) from error
         if num_frames > 1:
             raise DataError(
@@ -114,11 +113,10 @@ class PngPage:
         self.shape: tuple[int, ...] = (height, width, num_samples) if num_samples > 1 else (height, width)
         self.num_page_axes = len(self.shape)
         self.dtype = np.dtype("?" if mode == "1" else "u2" if bit_depth == 16 else "u1")
-        self.palette = mode == "P"
         self.alpha = "declared" if num_samples in (2, 4) else ""
         self.guessed_channels = False
         self.voxel_size_zyx_um: VoxelSize | None = None  # PNG knows resolution for print only
-        self.notes = ["palette image: pixel values are indices into its colours"] if self.palette else []
+        self.notes = ["palette image: pixel values are indices into its colours"] if mode == "P" else []
 
     def page(self, number: int) -> npt.NDArray[np.generic]:
         """Decode the picture; its number is 0."""

@@ -1,4 +1,4 @@
-"""Read, check and write stacks of planes, one plane at a time, whatever their file calls its dimensions."""
+"""Read and check stacks of planes, one plane at a time, whatever their file calls its dimensions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from stackseg.dataset.files.axes import VoxelSize, name_axes, refuse_guess
+from stackseg.dataset.files.axes import VoxelSize, name_axes, refuse_ambiguous_channels
 from stackseg.dataset.files.pages import PageSource, open_pages
-from stackseg.dataset.files.tiff import brief
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN
-from stackseg.dataset.files.write_tiff import write_stack
-from stackseg.errors import DataError
-
-__all__ = ["Plane", "Stack", "StackInfo", "check_finite", "open_stack", "write_stack"]
+from stackseg.errors import DataError, one_line
 
 Plane = npt.NDArray[np.generic]
 
@@ -39,8 +35,6 @@ class StackInfo:
     """The file's dimensions in its own order: Z planes, C channels, S colour samples, Y rows, X columns."""
     voxel_size_zyx_um: VoxelSize | None
     """Micrometres, from OME or ImageJ metadata; resolution tags alone are for printers and not believed."""
-    palette: bool
-    """Whether pixel values are indices into a palette."""
     notes: tuple[str, ...]
     """What a user should hear about the file."""
 
@@ -79,7 +73,6 @@ class Stack:
                 "S" if was == "S" and now == "C" else now for was, now in zip(source.axes, self._letters, strict=True)
             ),
             voxel_size_zyx_um=source.voxel_size_zyx_um,
-            palette=source.palette,
             notes=tuple(notes),
         )
         if self._num_planes == 1:
@@ -151,7 +144,7 @@ class Stack:
                 pages = [source.page(int(number)) for number in numbers.ravel()]
             except Exception as error:  # whatever a codec raises on corrupt data
                 raise DataError(
-                    f"its data cannot be decoded ({brief(error)})",
+                    f"its data cannot be decoded ({one_line(error)})",
                     where=f"{self._path} plane {z}",
                     remedy=f"the file is corrupt; {COPY_AGAIN}",
                 ) from error
@@ -209,7 +202,7 @@ def open_stack(path: Path, *, axes: str | None = None) -> Stack:
 def _letters(source: PageSource, path: Path, option: str | None) -> str:
     """Return Z, C, Y or X for each dimension of the file."""
     if option is None and source.guessed_channels:
-        refuse_guess(source.axes, source.shape, where=str(path))
+        refuse_ambiguous_channels(source.axes, source.shape, where=str(path))
     return name_axes(source.axes, source.shape, where=str(path), option=option).replace("S", "C")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,41 +17,36 @@ from stackseg.dataset.files.tiff_validation import (
     check_chain,
     check_extent,
     check_header,
-    check_metadata,
     check_pages,
     check_single_file,
+    refusing_complaints,
 )
-from stackseg.errors import DataError
-
-# tifffile reports oddities through logging; without a handler Python would print them on stderr. Those that mean
-# lost data are checked for in `tiff_checks.py`; a program that sets up logging still sees them all.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
+from stackseg.errors import DataError, one_line
 
 _JPEG = (6, 7)
 _MOST_CHANNELS_UNASKED = 4
 
 
 class TiffPages:
-    """A TIFF file: classic, BigTIFF, OME, ImageJ, tiled or striped; a `PageSource` of `formats.py`."""
+    """A TIFF file: classic, BigTIFF, OME, ImageJ, tiled or striped; a `PageSource` of `pages.py`."""
 
     def __init__(self, path: Path, *, axes_given: bool) -> None:
         self._where = str(path)
         self.notes: list[str] = []
         try:
-            # an OME header may name other files, anywhere: none but this one is ever opened
-            self._tiff = tifffile.TiffFile(path, _multifile=False)
-        except Exception as error:  # whatever a corrupt header makes tifffile raise
-            raise self._corrupt(error) from error
-        try:
-            self._inspect(axes_given)
+            with ExitStack() as opened:
+                with refusing_complaints(self._where, metadata=not axes_given):
+                    # an OME header may name other files, anywhere: none but this one is ever opened
+                    self._tiff = opened.enter_context(tifffile.TiffFile(path, _multifile=False))
+                    self._inspect()
+                opened.pop_all()
         except DataError:
-            self.close()
             raise
-        except Exception as error:
-            self.close()
-            raise self._corrupt(error) from error
+        except Exception as error:  # whatever a corrupt file makes tifffile raise
+            found = f"a TIFF that cannot be read ({one_line(error)})"
+            raise DataError(found, where=self._where, remedy=COPY_AGAIN) from error
 
-    def _inspect(self, axes_given: bool) -> None:
+    def _inspect(self) -> None:
         tiff = self._tiff
         tiff.filehandle.set_lock(True)  # planes may be read from several threads
         check_chain(tiff, self._where)
@@ -59,8 +54,6 @@ class TiffPages:
         series = self._main_series()
         first = series[0].keyframe
         check_header(first, self._where)
-        if not axes_given:
-            check_metadata(tiff, series[0], self._where)
         page_sizes = [pair for pair in zip(first.axes, first.shape, strict=True) if _kept(*pair)]
         if len(series) > 1:
             sizes = [("I", sum(len(one) for one in series)), *page_sizes]
@@ -145,7 +138,6 @@ class TiffPages:
         self.guessed_channels = (guessed and rgb and first.planarconfig == 2 and samples in (3, 4)) or (
             as_channels and self.shape[0] > _MOST_CHANNELS_UNASKED
         )
-        self.palette = first.photometric == tifffile.PHOTOMETRIC.PALETTE
         self.voxel_size_zyx_um: VoxelSize | None = None
         if series.kind == "ome" and tiff.ome_metadata is not None:
             self.voxel_size_zyx_um = ome_voxel_size(tiff.ome_metadata)
@@ -153,21 +145,12 @@ class TiffPages:
             tags = tiff.pages.first.tags
             resolution_yx = (tags.valueof("YResolution"), tags.valueof("XResolution"))
             self.voxel_size_zyx_um = imagej_voxel_size(tiff.imagej_metadata or {}, resolution_yx)
-        if self.palette:
+        if first.photometric == tifffile.PHOTOMETRIC.PALETTE:
             self.notes.append("palette image: pixel values are indices into its colours")
         if first.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             self.notes.append("stored as MinIsWhite (0 is drawn white); values are kept as stored")
         if first.compression in _JPEG:
             self.notes.append("JPEG-compressed: values are not exact")
-
-    def _corrupt(self, error: Exception) -> DataError:
-        return DataError(f"a TIFF that cannot be read ({brief(error)})", where=self._where, remedy=COPY_AGAIN)
-
-
-def brief(error: Exception) -> str:
-    """Return what another package said, in one short phrase."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 120 else f"{words[:117]}..."
 
 
 def _kept(letter: str, size: int) -> bool:

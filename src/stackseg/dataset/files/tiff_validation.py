@@ -1,17 +1,19 @@
 """What speaks against a TIFF file before its pages are decoded: cut off, corrupt, absurd, or not for segmentation.
 
-tifffile is lenient: it takes what pages it finds, and logs what it misses. Each of these functions raises DataError.
+tifffile reads a damaged file as far as it can and logs what it misses: that is refused here as an error. What it does
+not notice, such as data beyond the end of the file, is checked for. Everything raises DataError.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-import numpy as np
 import tifffile
 
 from stackseg.errors import DataError
@@ -25,11 +27,49 @@ MAX_PAGE_SAMPLES = 2**31
 _MAX_RATIO = {1: 1, 5: 1400, 8: 1100, 32946: 1100, 32773: 64}
 # tags without which pixels are misread: sizes and types, description, resolution, offsets and byte counts, SubIFDs
 _ESSENTIAL_TAGS = (256, 257, 258, 270, 273, 277, 279, 282, 283, 320, 324, 325, 330, 339, 347)
-_TYPE_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8], np.float64)
+_TAG = re.compile(r"TiffTag (\d+)")
+
+# without a handler Python would print on stderr what tifffile logs while it decodes
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+class _Complaints(logging.Handler):
+    """Collects what tifffile logs in this thread; other threads may read other files."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message."""
+        if record.thread == self._thread:
+            self.found.append(record.getMessage())
+
+
+@contextmanager
+def refusing_complaints(where: str, *, metadata: bool) -> Iterator[None]:
+    """Turn what tifffile logs about a damaged file into an error; `metadata` False lets misfitting metadata pass."""
+    log, complaints = logging.getLogger("tifffile"), _Complaints()
+    log.addHandler(complaints)
+    log.setLevel(logging.WARNING)
+    log.disabled = False  # the migrations of Optuna's storage disable every logger that is there
+    try:
+        yield
+    finally:
+        log.removeHandler(complaints)
+    for found in complaints.found:
+        tag = _TAG.search(found)
+        if " series " in found and metadata:
+            remedy = f"{COPY_AGAIN}, or say what its pages are with `--axes ZYX`"
+            raise DataError(f"its metadata and its pages do not fit each other ({found})", where=where, remedy=remedy)
+        # a damaged tag that no pixel depends on is no matter, nor is a GDAL_NODATA that is no number
+        if int(tag[1]) in _ESSENTIAL_TAGS if tag else " series " not in found and "GDAL_NODATA" not in found:
+            raise DataError(f"truncated or corrupt ({found})", where=where, remedy=COPY_AGAIN)
 
 
 def check_chain(tiff: tifffile.TiffFile, where: str) -> None:
-    """Walk the chain of page headers; their links and essential tags must lie within the file."""
+    """Walk the chain of page headers: it must stay within the file and end, which tifffile does not see to."""
     layout, file = tiff.tiff, tiff.filehandle
     if layout.is_ndpi:
         return  # its headers are laid out otherwise
@@ -46,22 +86,10 @@ def check_chain(tiff: tifffile.TiffFile, where: str) -> None:
         file.seek(offset)
         num_tags = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))[0]
         position = offset + layout.tagnosize + num_tags * layout.tagsize
-        if position > file.size or _farthest_tag(file.read(num_tags * layout.tagsize), layout) > file.size:
+        if position > file.size:
             found = f"the header of page {len(seen)} reaches beyond the end of the file ({file.size} bytes)"
             raise DataError(f"truncated or corrupt: {found}", where=where, remedy=COPY_AGAIN)
         seen.add(offset)
-
-
-def _farthest_tag(header: bytes, layout: tifffile.TiffFormat) -> float:
-    """Return where the last essential tag value of a page header ends."""
-    integer = f"{layout.byteorder}u{layout.offsetsize}"
-    order = layout.byteorder
-    fields = [("code", f"{order}u2"), ("type", f"{order}u2"), ("count", integer), ("value", integer)]
-    tags = np.frombuffer(header, np.dtype(fields))
-    tags = tags[np.isin(tags["code"], _ESSENTIAL_TAGS) & (tags["type"] < len(_TYPE_BYTES))]
-    num_bytes = tags["count"] * _TYPE_BYTES[tags["type"]]
-    ends = np.where(num_bytes > layout.offsetsize, tags["value"] + num_bytes, 0)
-    return float(ends.max(initial=0))
 
 
 def check_single_file(tiff: tifffile.TiffFile, where: str) -> None:
@@ -98,30 +126,6 @@ def check_header(first: tifffile.TiffPage, where: str) -> None:
             where=where,
             remedy="the file is corrupt, or too large to be read plane by plane; cut it into parts",
         )
-
-
-def check_metadata(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, where: str) -> None:
-    """Refuse files whose ImageJ, OME or tifffile header tifffile gave up on, which leaves bare pages."""
-    first = tiff.pages.first
-    described = [name for name in ("ImageJ", "OME", "shaped") if getattr(tiff, f"is_{name.lower()}")]
-    if not described or series.kind not in ("generic", "uniform"):
-        return
-    if first.is_final:
-        promised = _promised_pages(tiff.imagej_metadata or {})
-        check_extent(first.dataoffsets[0], first.nbytes, promised, tiff.filehandle.size, where)
-    if len(tiff.pages) > 1:
-        raise DataError(
-            f"its {described[0]} metadata do not fit its {len(tiff.pages)} pages",
-            where=where,
-            remedy="say what the pages are with `--axes ZYX`, or save it again",
-        )
-
-
-def _promised_pages(imagej: Mapping[str, Any]) -> int:
-    """Return how many pages an ImageJ header speaks of; its `images` alone is not reliable."""
-    counts = [imagej.get(key, 1) for key in ("frames", "slices", "channels")]
-    images = imagej.get("images", 1)
-    return max(math.prod(counts), images) if all(type(one) is int for one in (*counts, images)) else 1
 
 
 def check_extent(offset: int, page_bytes: int, num_pages: int, file_bytes: int, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Write stacks of planes as TIFF, plane by plane, beside the old file and then in its place."""
+"""Write stacks of planes as TIFF, plane by plane, whole or not at all."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def write_stack(
 ) -> None:
     """Write planes (Y, X) or (Y, X, C) of one shape and type as a TIFF whose metadata give axes and voxel size back.
 
-    The file is written aside and then renamed, so that a failure leaves what was there. Three uint8 channels become
-    RGB pages, other channels a page each; the description is ImageJ's, which Fiji and napari read; BigTIFF from 4 GB
-    of pixels on. Equal uncompressed input gives equal bytes.
+    The file is written under another name and then renamed, so that a failure leaves the old one. Three uint8 channels
+    become RGB pages, other channels a page each; the description is ImageJ's, which Fiji and napari read; BigTIFF from
+    4 GB of pixels on. Equal uncompressed input gives equal bytes.
 
     Parameters
     ----------

@@ -9,9 +9,10 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stackseg.dataset.files import write_tiff as writing
-from stackseg.dataset.files.stack import open_stack, write_stack
+from stackseg.dataset.files.stack import open_stack
 from stackseg.errors import DataError, MachineError
+from stackseg.intake import write_tiff as writing
+from stackseg.intake.write_tiff import write_stack
 
 DTYPES = ["u1", "u2", "i2", "f4", "?", "i1", "u4", "i4", "f8", "f2", "u8", "i8", ">u2", ">f4"]
 voxel_sizes = st.none() | st.floats(1e-4, 1e4)
