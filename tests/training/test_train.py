@@ -20,7 +20,7 @@ from stackseg.catalog.build import build_catalog
 from stackseg.dataset.specimens import find_specimens
 from stackseg.errors import MachineError, ModelError, ParamsError, StacksegError
 from stackseg.evaluation.evaluate import evaluate
-from stackseg.model.bundle import WEIGHTS_FILE, Bundle, load_bundle, prepare_network
+from stackseg.model.bundle import WEIGHTS_FILE, Segmenter, load_bundle, prepare_network
 from stackseg.model.code_digest import code_digest
 from stackseg.model.devices import has_bf16
 from stackseg.model.network import build_network
@@ -410,7 +410,7 @@ def test_bf16_trains_where_the_hardware_has_it(tiny: Any, follower: Any) -> None
     assert torch.bfloat16 in {one.dtype for one in loaded.network.state_dict().values()}
     network = build_network(loaded.inference.network, encoder_weights=None)
     network.load_state_dict(weights)
-    uncast = Bundle(loaded.inference, prepare_network(network, loaded.inference, torch.device("cpu")))
+    uncast = Segmenter(loaded.inference, prepare_network(network, loaded.inference, torch.device("cpu")))
     assert torch.bfloat16 not in {one.dtype for one in uncast.network.state_dict().values()}
     (specimen,) = find_specimens(tiny.data)
     for one, other in zip(
