@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from stackseg.catalog.build import build_catalog
 from stackseg.dataset.specimens import find_specimens
@@ -16,8 +17,8 @@ from stackseg.dataset.splits import PlaneRef
 from stackseg.errors import DataError, ParamsError
 from stackseg.evaluation.bootstrap import tile_counts
 from stackseg.evaluation.boundary_metrics import boundary_counts
-from stackseg.evaluation.evaluate import PlaneCounts, count_planes, evaluate, summarise
-from stackseg.model.bundle import Bundle, load_bundle
+from stackseg.evaluation.evaluate import PlaneCounts, _DecodedOnce, count_planes, evaluate, summarise
+from stackseg.model.bundle import Bundle, Segmenter, load_bundle
 from stackseg.model.confusion import confusion_counts
 from stackseg.model.segment import segment
 from stackseg.params.evaluate import EvaluateParams
@@ -87,6 +88,25 @@ def test_scores_are_those_of_all_pixels_of_the_part(trained: tuple[Any, Any], bu
     assert (scored.device, scored.precision) == ("cpu", "fp32")
     assert progress == [(done + 1, len(numbers)) for done in range(len(numbers))]
     assert set(project.catalog.warnings) <= set(scored.warnings)
+
+
+def test_context_planes_are_decoded_once_too(shared_project: Any, bundle: Bundle) -> None:
+    (specimen,) = find_specimens(shared_project.data)
+    decoded: list[int] = []
+
+    class Noting:
+        def __len__(self) -> int:
+            return len(specimen)
+
+        def plane(self, z: int) -> Any:
+            decoded.append(z)
+            return specimen.plane(z)
+
+    source = _DecodedOnce(Noting(), context_slices=2)  # type: ignore[arg-type]
+    five_planes = Segmenter(bundle.inference.model_copy(update={"context_slices": 2}), torch.nn.Conv2d(5, 3, 1))
+    for plane in segment(source, five_planes, planes=[0, 1, 2, 5, 9]):
+        np.testing.assert_array_equal(source.plane(plane.z), specimen.plane(plane.z))
+    assert sorted(decoded) == list(range(10))
 
 
 def test_pooling_folds_is_summing_their_counts(trained: tuple[Any, Any], bundle: Bundle) -> None:

@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "train.batch_size": 16,
     "train.validate_every": 2,
     "train.optimizer": "sgd",
-    "train.lr": 0.02,
+    "train.lr": 0.005,
     "train.ema": 0.7,
     "train.loss": {"focal": 1.0, "lovasz": 0.5, "tversky": 1.0, "bce": 0.5},
     "train.class_weights": "balanced",

@@ -59,7 +59,12 @@ def train(
     out: Outputs = Path("outputs"),
     device: Device = "auto",
     processes: Annotated[
-        int, typer.Option(min=1, envvar="STACKSEG_PROCESSES", help="Processes or GPUs that train together.")
+        int,
+        typer.Option(
+            min=1,
+            envvar="STACKSEG_PROCESSES",
+            help="Processes or GPUs that train together (on a CPU: without batch norm).",
+        ),
     ] = 1,
     workers: Annotated[
         int, typer.Option(min=0, envvar="STACKSEG_WORKERS", help="Loader processes per training process.")

@@ -55,8 +55,8 @@ class PlaneCounts:
 class Evaluation(BaseModel):
     """Scores of one bundle on one part of one catalogue; plain JSON.
 
-    `interval` resamples independent units (blocks of planes, groups, specimens or planes, as the split has them);
-    `interval_within_planes` resamples tiles of the same planes and says nothing about other planes.
+    `mean_iou_interval` resamples independent units (blocks of planes, groups, specimens or planes, as the split has
+    them); `mean_iou_interval_within_planes` resamples tiles of the same planes and says nothing about other planes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
