@@ -115,11 +115,16 @@ def test_workers_and_resuming_with_them_change_no_weights(tiny: Any, follower: A
     assert helped.spec.digest == alone.spec.digest
 
 
-def test_a_training_killed_before_its_bundle_was_written_only_writes_it(
+def test_a_training_killed_before_its_bundle_was_written_leaves_the_former_one_and_then_only_writes_it(
     tiny: Any, trained: tuple[Any, TrainingResult], follower: Any, stopped: type[Exception]
 ) -> None:
+    model = tiny.folder / "late"
+    model.mkdir()
+    (model / "bundle.json").write_text("the good old model")
     with pytest.raises(stopped):
         tiny.train("late", callbacks=(follower(stop_after_epoch=2),))
+    assert names_in(model) == ["bundle.json"]
+    assert (model / "bundle.json").read_text() == "the good old model"
     follows = follower()
     late = tiny.train("late", callbacks=(follows,))
     assert follows.reports == []
@@ -169,21 +174,10 @@ def test_an_edited_augmentation_file_starts_anew(shared_project: Any, tmp_path: 
     assert key_of(made) != before
 
 
-def test_an_exception_from_a_callback_leaves_the_model_alone(
-    tiny: Any, follower: Any, stopped: type[Exception]
-) -> None:
-    model = tiny.folder / "model"
-    model.mkdir()
-    (model / "bundle.json").write_text("the good old model")
-    with pytest.raises(stopped):
-        tiny.train(callbacks=(follower(stop_after_epoch=2),))
-    assert names_in(model) == ["bundle.json"]
-    assert (model / "bundle.json").read_text() == "the good old model"
-
-
-def test_callbacks_hear_every_step_and_every_epoch_once(tiny: Any, follower: Any) -> None:
+def test_callbacks_hear_every_step_and_every_epoch_once_and_the_last_one_validates(tiny: Any, follower: Any) -> None:
     follows = follower()
-    result = tiny.train(callbacks=(follows,))
+    result = tiny.having({"train.validate_every": 50}).train(callbacks=(follows,))
+    assert [one.validation_mean_iou is not None for one in result.history] == [False, False, True]
     (start,) = follows.starts
     assert (start.num_epochs, start.steps_per_epoch, start.first_epoch, start.history) == (3, 2, 0, ())
     assert (start.device, start.precision) == ("cpu", "fp32")
@@ -195,7 +189,7 @@ def test_callbacks_hear_every_step_and_every_epoch_once(tiny: Any, follower: Any
 
 def test_early_stopping_counts_validations_without_gain(tiny: Any) -> None:
     settings = {"train.early_stopping": 2, "train.epochs": 30, "train.lr": 0.05, "train.schedule": "constant"}
-    history = tiny.having(settings).train().history
+    history = tiny.having({**settings, "train.patches_per_epoch": 4}).train().history
     scores = [one.validation_mean_iou for one in history]
     gains = [score > max([-1.0, *scores[:place]]) for place, score in enumerate(scores)]
     assert [one.best for one in history] == gains
@@ -218,11 +212,6 @@ def test_the_first_best_epoch_is_kept(tiny: Any) -> None:
         best.validation_pixel_accuracy,
     )
     assert best.epoch < 7  # else this shows nothing
-
-
-def test_the_last_epoch_validates_whatever_the_interval(tiny: Any) -> None:
-    history = tiny.having({"train.validate_every": 50}).train().history
-    assert [one.validation_mean_iou is not None for one in history] == [False, False, True]
 
 
 ONE_STEP: dict[str, dict[str, Any]] = {
