@@ -38,7 +38,7 @@ from stackseg.catalog.build import build_catalog
 from stackseg.dataset.files.stack import open_stack
 from stackseg.environment import apply_quiet_environment
 from stackseg.intake.sample import write_sample
-from stackseg.model.bundle import WEIGHTS_FILE, Bundle, load_bundle, read_spec
+from stackseg.model.bundle import WEIGHTS_FILE, Bundle, Segmenter, load_bundle, read_spec
 from stackseg.model.devices import resolve_precision
 from stackseg.model.network import build_network
 from stackseg.model.segment import segment
@@ -154,12 +154,12 @@ def _print_ratio(url: str, bundle: Bundle, image: bytes, arguments: argparse.Nam
 def _print_precision(bundle: Bundle, arguments: argparse.Namespace) -> None:
     network = build_network(bundle.inference.network, encoder_weights=None).eval()
     network.load_state_dict(load_file(Path("model") / WEIGHTS_FILE))
-    eager = Bundle(bundle.inference.model_copy(update={"precision": "fp32"}), network)
+    eager = Segmenter(bundle.inference.model_copy(update={"precision": "fp32"}), network)
     path = Path("image.tif")
     path.write_bytes(_image(256))
     with open_stack(path) as stack:
 
-        def run(one: Bundle) -> Callable[[], None]:
+        def run(one: Segmenter) -> Callable[[], None]:
             return lambda: [None for _ in segment(stack, one)] and None
 
         pairs = [

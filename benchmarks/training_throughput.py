@@ -31,7 +31,7 @@ from stackseg.intake.sample import write_sample
 from stackseg.model.devices import pick_device, resolve_precision
 from stackseg.model.network import NetworkSpec, build_network
 from stackseg.params import Params, read_params
-from stackseg.training.losses import build_loss
+from stackseg.training.losses import SegmentationLoss
 from stackseg.training.optim import build_optimizer
 from stackseg.training.train import EpochReport, Machine, TrainingStart
 
@@ -135,7 +135,7 @@ def _bare(params: Params, catalog: Catalog, arguments: argparse.Namespace, devic
     precision = resolve_precision("auto", device)
     torch.manual_seed(0)
     network = _network(catalog, arguments).to(device, memory_format=torch.channels_last)
-    loss_of = build_loss({"cross_entropy": 1.0, "dice": 1.0}, num_classes=len(catalog.classes)).to(device)
+    loss_of = SegmentationLoss({"cross_entropy": 1.0, "dice": 1.0}, [1.0] * len(catalog.classes)).to(device)
     optimizer = build_optimizer(network, params.train)
     shape = (arguments.batch, 1, arguments.size, arguments.size)
     image = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
@@ -154,7 +154,7 @@ def _bare(params: Params, catalog: Catalog, arguments: argparse.Namespace, devic
 def _newcomer(catalog: Catalog, data: Path, arguments: argparse.Namespace, device: torch.device) -> float:
     torch.manual_seed(0)
     network = _network(catalog, arguments).to(device)
-    loss_of = build_loss({"cross_entropy": 1.0, "dice": 1.0}, num_classes=len(catalog.classes)).to(device)
+    loss_of = SegmentationLoss({"cross_entropy": 1.0, "dice": 1.0}, [1.0] * len(catalog.classes)).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     random = np.random.default_rng(0)
     size = arguments.size

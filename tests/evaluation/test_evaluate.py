@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from stackseg.catalog.build import build_catalog
 from stackseg.dataset.specimens import find_specimens
@@ -16,9 +17,8 @@ from stackseg.dataset.splits import PlaneRef
 from stackseg.errors import DataError, ParamsError
 from stackseg.evaluation.bootstrap import tile_counts
 from stackseg.evaluation.boundary_metrics import boundary_counts
-from stackseg.evaluation.evaluate import PlaneCounts, count_planes, evaluate, summarise, worst_and_median
-from stackseg.evaluation.metrics import PlaneScore
-from stackseg.model.bundle import Bundle, load_bundle
+from stackseg.evaluation.evaluate import PlaneCounts, _DecodedOnce, count_planes, evaluate, summarise
+from stackseg.model.bundle import Bundle, Segmenter, load_bundle
 from stackseg.model.confusion import confusion_counts
 from stackseg.model.segment import segment
 from stackseg.params.evaluate import EvaluateParams
@@ -90,6 +90,25 @@ def test_scores_are_those_of_all_pixels_of_the_part(trained: tuple[Any, Any], bu
     assert set(project.catalog.warnings) <= set(scored.warnings)
 
 
+def test_context_planes_are_decoded_once_too(shared_project: Any, bundle: Bundle) -> None:
+    (specimen,) = find_specimens(shared_project.data)
+    decoded: list[int] = []
+
+    class Noting:
+        def __len__(self) -> int:
+            return len(specimen)
+
+        def plane(self, z: int) -> Any:
+            decoded.append(z)
+            return specimen.plane(z)
+
+    source = _DecodedOnce(Noting(), context_slices=2)  # type: ignore[arg-type]
+    five_planes = Segmenter(bundle.inference.model_copy(update={"context_slices": 2}), torch.nn.Conv2d(5, 3, 1))
+    for plane in segment(source, five_planes, planes=[0, 1, 2, 5, 9]):
+        np.testing.assert_array_equal(source.plane(plane.z), specimen.plane(plane.z))
+    assert sorted(decoded) == list(range(10))
+
+
 def test_pooling_folds_is_summing_their_counts(trained: tuple[Any, Any], bundle: Bundle) -> None:
     project, _ = trained
     parts = [count_planes(bundle, project.catalog, project.data, QUICK, part=part) for part in ("validation", "test")]
@@ -140,7 +159,7 @@ def test_a_membrane_is_one_of_two_classes(trained: tuple[Any, Any], bundle: Bund
         evaluate(bundle, project.catalog, project.data, EvaluateParams(membrane_class=name))
 
 
-def test_neuron_scores_come_with_a_membrane_only(make_project: Any, tmp_path: Path, stack_files: Any) -> None:
+def test_rand_and_vi_scores_come_with_a_membrane_only(make_project: Any, tmp_path: Path, stack_files: Any) -> None:
     _, write_specimen = stack_files
     masks_zyx = np.zeros((10, 40, 48), np.uint8)
     masks_zyx[:, ::8] = 7
@@ -155,12 +174,11 @@ def test_neuron_scores_come_with_a_membrane_only(make_project: Any, tmp_path: Pa
     without = evaluate(two, project.catalog, project.data, QUICK)
     params = EvaluateParams(bootstrap_samples=100, membrane_class="membrane")
     scored = evaluate(two, project.catalog, project.data, params)
-    assert without.neurons is None
-    assert scored.neurons is not None
+    assert without.rand_vi is None
+    assert scored.rand_vi is not None
     assert scored.scores == without.scores
-    # a perfect prediction has perfect neurons
     planes = count_planes(two, project.catalog, project.data, params)
-    assert all(one.neuron is not None for one in planes)
+    assert all(one.rand_vi is not None for one in planes)
 
 
 def test_a_class_that_is_absent_scores_null_and_is_reported(shared_project: Any) -> None:
@@ -245,26 +263,3 @@ def test_equal_evaluations_have_equal_intervals(trained: tuple[Any, Any], bundle
     project, _ = trained
     first, again = (evaluate(bundle, project.catalog, project.data, QUICK, part="training") for _ in range(2))
     assert first == again
-
-
-def plane_score(plane: int, mean_iou: float | None) -> PlaneScore:
-    return PlaneScore(specimen="rock", plane=plane, mean_iou=mean_iou, pixel_accuracy=1.0, num_pixels=9, iou={})
-
-
-@pytest.mark.parametrize(
-    ("scores", "num", "expected"),
-    [
-        ([0.5, 0.1, 0.9, 0.3, 0.7], 3, [("worst_1", 1), ("worst_2", 3), ("median", 0)]),
-        ([0.5, 0.1, 0.9, 0.3, 0.7], 2, [("worst_1", 1), ("median", 0)]),
-        ([0.5, 0.1, 0.9, 0.3, 0.7], 1, [("worst_1", 1)]),
-        ([0.5, None, 0.9], 4, [("worst_1", 0), ("worst_2", 2)]),
-        ([0.4], 4, [("worst_1", 0)]),
-        ([None, None], 4, []),
-        ([], 4, []),
-    ],
-)
-def test_the_worst_planes_and_the_median_are_looked_at(
-    scores: list[float | None], num: int, expected: list[tuple[str, int]]
-) -> None:
-    planes = [plane_score(number, score) for number, score in enumerate(scores)]
-    assert [(label, one.plane) for label, one in worst_and_median(planes, num)] == expected

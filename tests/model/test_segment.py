@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stackseg.dataset.normalisation import ChannelStatistics, IntensityPolicy
 from stackseg.dataset.records import ClassRecord
 from stackseg.errors import DataError
-from stackseg.model.bundle import Bundle, InferenceSpec, load_bundle, prepare_network
+from stackseg.model.bundle import InferenceSpec, Segmenter, load_bundle, prepare_network
 from stackseg.model.devices import has_bf16
 from stackseg.model.network import NetworkSpec
 from stackseg.model.segment import segment
@@ -56,7 +56,7 @@ class PixelByPixel(torch.nn.Module):
 def bundle_of(
     *, channels: int = 1, context: int = 0, tile: int = 64, overlap: int = 16, scope: Any = "plane", kernel: int = 1,
     precision: Any = "fp32",
-) -> Bundle:  # fmt: skip
+) -> Segmenter:  # fmt: skip
     torch.manual_seed(3)
     in_channels = channels * (2 * context + 1)
     network = PixelByPixel(in_channels, 3, kernel)
@@ -80,7 +80,7 @@ def bundle_of(
     )
     prepared = prepare_network(network, spec, torch.device("cpu"))
     network.seen.clear()
-    return Bundle(spec, prepared)
+    return Segmenter(spec, prepared)
 
 
 def noise(num_planes: int, shape_yx: tuple[int, int], channels: int = 1, seed: int = 0) -> Planes:
@@ -88,7 +88,7 @@ def noise(num_planes: int, shape_yx: tuple[int, int], channels: int = 1, seed: i
     return Planes([random.integers(0, 60000, (*shape_yx, channels)).astype(np.uint16) for _ in range(num_planes)])
 
 
-def by_hand(source: Planes, bundle: Bundle, z: int) -> Any:
+def by_hand(source: Planes, bundle: Segmenter, z: int) -> Any:
     """Return the probabilities (C, Y, X) of a plane without tiles, for a network that looks at single pixels."""
     spec = bundle.inference
     last = len(source) - 1

@@ -1,4 +1,4 @@
-"""Several CPU processes, started by the real command: they train as one would, and write once."""
+"""Several processes, started by the real command: they train as one would, and write once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from stackseg.dataset.records import read_catalog
+from stackseg.dataset.records import read_catalog, write_catalog
 from stackseg.evaluation.evaluate import evaluate
 from stackseg.model.bundle import load_bundle
 from stackseg.params.file import read_params, write_tree
@@ -26,18 +26,29 @@ pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 COMMAND = str(BIN / "stackseg")
+# a network without batch normalisation, which processes on a CPU cannot share; several losses, ignored pixels at the
+# padded rims, context planes, loader processes and rare validations go the ways of their own that they have together.
 # Adam divides gradients that are nothing but rounding by their size: with it, even another order of the patches in a
 # batch of one process moves the loss by 1e-3 within ten steps
 SETTINGS: dict[str, Any] = {
+    "model.architecture": "FPN",
+    "model.encoder": "tu-test_convnext",
+    "model.context_slices": 1,
+    "split.gap": 1,
+    "split.test": 0.5,
     "train.epochs": 4,
     "train.patches_per_epoch": 32,
     "train.patch_size": 64,
     "train.batch_size": 16,
     "train.validate_every": 2,
     "train.optimizer": "sgd",
-    "train.lr": 0.002,
+    "train.lr": 0.005,
+    "train.ema": 0.7,
+    "train.loss": {"focal": 1.0, "lovasz": 0.5, "tversky": 1.0, "bce": 0.5},
+    "train.class_weights": "balanced",
+    "train.rare_share": 1.0,
 }
-DIVERGING = {"train.optimizer": "sgd", "train.lr": 10.0, "train.clip_norm": None, "train.loss": {"bce": 1e30}}
+STACK: dict[str, Any] = {"shape_yx": (90, 50)}
 
 
 def environment() -> dict[str, str]:
@@ -51,13 +62,12 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def prepare(folder: Path, make_project: Any, settings: Mapping[str, Any], **stack: Any) -> Path:
+def prepare(folder: Path, make_project: Any, settings: Mapping[str, Any] | None = None) -> Path:
     """Write a project that the command can run in, catalogue included."""
-    project = make_project(folder, {**SETTINGS, **settings}, **stack)
+    project = make_project(folder, {**SETTINGS, **(settings or {})}, **STACK)
     write_tree(folder / "params.yaml", project.params.model_dump(mode="json"))
     (folder / "dvc.yaml").write_text("stages: {}\n")
-    done = run(folder, "catalog")
-    assert done.returncode == 0, done.stderr
+    write_catalog(folder / "outputs" / "catalog.json", project.catalog)
     return folder
 
 
@@ -85,46 +95,12 @@ def children_of(parent: int) -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
-    "Unet": (
-        {"model.architecture": "Unet", "model.encoder": "resnet18", "train.lr": 0.01},
-        {"shape_yx": (128, 128)},
-        (),
-    ),
-    "workers, average, context, rare validation planes": (
-        {
-            "train.ema": 0.7,
-            "model.context_slices": 1,
-            "split.gap": 1,
-            "model.architecture": "Unet",
-            "split.test": 0.5,
-        },
-        {"shape_yx": (128, 128)},
-        ("--workers", "1"),
-    ),
-    "activated norms, several losses, ignored pixels": (
-        {
-            "model.encoder": "tu-test_efficientnet",
-            "model.architecture": "FPN",
-            "train.loss": {"focal": 1.0, "lovasz": 0.5, "tversky": 1.0, "bce": 0.5},
-            "train.class_weights": "balanced",
-            "train.rare_share": 1.0,
-        },
-        {"shape_yx": (90, 50)},
-        (),
-    ),
-}
-
-
-@pytest.mark.parametrize(("settings", "stack", "options"), CASES.values(), ids=CASES)
-def test_two_processes_train_as_one(
-    make_project: Any, tmp_path: Path, settings: dict[str, Any], stack: dict[str, Any], options: tuple[str, ...]
-) -> None:
-    one = prepare(tmp_path / "one", make_project, settings, **stack)
+def test_two_processes_train_as_one(make_project: Any, tmp_path: Path) -> None:
+    one = prepare(tmp_path / "one", make_project)
     two = tmp_path / "two"
     shutil.copytree(one, two)
-    trained(one, 1, *options)
-    said = trained(two, 2, *options)
+    trained(one, 1)
+    said = trained(two, 2, "--workers", "1")
 
     alone, together = history(one), history(two)
     assert [row["epoch"] for row in together] == [row["epoch"] for row in alone] == ["0", "1", "2", "3"]
@@ -153,12 +129,11 @@ def test_two_processes_train_as_one(
     bundle = load_bundle(two / "outputs" / "model")
     catalog, params = read_catalog(two / "outputs" / "catalog.json"), read_params(two / "params.yaml")
     scored = evaluate(bundle, catalog, two / "data", params.evaluate, part="validation")
-    assert bundle.spec is not None
     assert scored.mean_iou == bundle.spec.validation.mean_iou
 
 
 def test_killed_processes_go_on_in_the_same_run(make_project: Any, tmp_path: Path) -> None:
-    whole = prepare(tmp_path / "whole", make_project, {"train.epochs": 12, "train.validate_every": 1, "train.ema": 0.5})
+    whole = prepare(tmp_path / "whole", make_project, {"train.epochs": 12, "train.validate_every": 1})
     broken = tmp_path / "broken"
     shutil.copytree(whole, broken)
     trained(whole, 2)
@@ -190,23 +165,14 @@ def test_killed_processes_go_on_in_the_same_run(make_project: Any, tmp_path: Pat
     assert len(runs(broken)) == 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"train.batch_size": 3}, "train.batch_size is 3; expected a multiple of the 2 processes"),
-        ({"model.encoder": "resnet"}, "unknown encoder 'resnet'"),
-        ({"train.class_weights": [1.0]}, "train.class_weights: 1 class weights; expected"),
-        (DIVERGING, "the loss is nan"),
-    ],
-)
-def test_an_error_is_one_line_whatever_the_processes(
-    make_project: Any, tmp_path: Path, settings: dict[str, Any], words: str
-) -> None:
-    folder = prepare(tmp_path / "project", make_project, {"train.batch_size": 4, **settings})
+def test_an_error_is_one_line_whatever_the_processes(make_project: Any, tmp_path: Path) -> None:
+    """Both meet this one: batch normalisation, which only GPUs share."""
+    folder = prepare(tmp_path / "project", make_project, {"model.encoder": "tu-test_resnet"})
     done = run(folder, "train", "--device", "cpu", "--processes", "2")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert words in done.stderr
+    assert done.stderr.startswith(
+        "error: --processes: 2 CPU processes for a network with batch normalisation; expected"
+    )
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (folder / "outputs" / "model").exists()
 

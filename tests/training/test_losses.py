@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -10,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from stackseg.dataset.labels.table import IGNORE_INDEX as IGNORE
 from stackseg.errors import ParamsError
-from stackseg.training.losses import TERM_NAMES, all_reduce_sum, balanced_weights, build_loss, num_processes
+from stackseg.params.train import LossName, TrainParams
+from stackseg.training.losses import SegmentationLoss, all_reduce_sum, balanced_weights, training_loss
 
-IGNORE = 255
+TERM_NAMES = get_args(LossName)
 ALL_TERMS = {name: 1.0 + index / 10 for index, name in enumerate(TERM_NAMES)}
 quick = settings(deadline=None, max_examples=15)
 one_term = pytest.mark.parametrize("name", TERM_NAMES)
@@ -27,6 +31,12 @@ def example(
     target = torch.randint(classes, (batch, size, size + 2), generator=random)
     target[torch.rand(target.shape, generator=random) < ignored] = IGNORE
     return logits.requires_grad_(), target
+
+
+def build_loss(
+    terms: dict[Any, float], *, num_classes: int, class_weights: Sequence[float] | None = None, **options: Any
+) -> SegmentationLoss:
+    return SegmentationLoss(terms, class_weights or [1.0] * num_classes, **options)
 
 
 def gradient(loss: Tensor, logits: Tensor) -> Tensor:
@@ -43,19 +53,20 @@ def test_cross_entropy_is_torchs_weighted_mean() -> None:
     torch.testing.assert_close(gradient(found, logits), gradient(expected, logits))
 
 
-def test_focal_without_focus_is_cross_entropy_and_with_it_is_smps() -> None:
+def test_focal_is_smps() -> None:
     logits, target = example(1, ignored=0.0)
-    plain = build_loss({"focal": 1.0}, num_classes=4, class_weights=[1, 2, 3, 4], focal_gamma=0.0)
-    reference = build_loss({"cross_entropy": 1.0}, num_classes=4, class_weights=[1, 2, 3, 4])
-    torch.testing.assert_close(plain(logits, target), reference(logits, target))
     expected = smp.losses._functional.softmax_focal_loss_with_logits(logits, target, gamma=2.0)
     torch.testing.assert_close(build_loss({"focal": 1.0}, num_classes=4)(logits, target), expected)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    shares_n = weights[target.flatten()] / weights[target].sum()
+    each_n = smp.losses._functional.softmax_focal_loss_with_logits(logits, target, gamma=2.0, reduction="none")
+    found = build_loss({"focal": 1.0}, num_classes=4, class_weights=weights.tolist())(logits, target)
+    torch.testing.assert_close(found, (each_n.flatten() * shares_n).sum())
 
 
-@pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_focal_gradient_is_finite_at_certain_pixels(gamma: float) -> None:
+def test_focal_gradient_is_finite_at_certain_pixels() -> None:
     logits = torch.tensor([60.0, -60.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4).clone().requires_grad_()
-    loss = build_loss({"focal": 1.0}, num_classes=2, focal_gamma=gamma)(logits, torch.zeros(1, 4, 4, dtype=torch.long))
+    loss = build_loss({"focal": 1.0}, num_classes=2)(logits, torch.zeros(1, 4, 4, dtype=torch.long))
     assert loss.item() == 0.0
     assert gradient(loss, logits).isfinite().all()
 
@@ -79,12 +90,6 @@ def test_overlap_terms_agree_with_smp_where_all_classes_occur() -> None:
     torch.testing.assert_close(
         build_loss({"tversky": 1.0}, num_classes=4)(logits, target), tversky, rtol=1e-5, atol=1e-6
     )
-
-
-def test_tversky_with_even_costs_is_dice() -> None:
-    logits, target = example(4)
-    even = build_loss({"tversky": 1.0}, num_classes=4, tversky_alpha=0.5, tversky_beta=0.5)
-    torch.testing.assert_close(even(logits, target), build_loss({"dice": 1.0}, num_classes=4)(logits, target))
 
 
 def test_lovasz_agrees_with_smp_per_image_in_value_and_gradient() -> None:
@@ -227,7 +232,6 @@ def test_gradient_is_the_slope_of_the_loss(name: str) -> None:
 
 def test_one_process_reduces_nothing() -> None:
     values = torch.arange(3.0)
-    assert num_processes() == 1
     assert all_reduce_sum(values) is values
 
 
@@ -246,19 +250,16 @@ def test_balanced_weights_refuse_a_class_without_pixels() -> None:
         balanced_weights([10, 0, 5, 0])
 
 
-@pytest.mark.parametrize(
-    ("terms", "options", "message"),
-    [
-        ({"dise": 1.0}, {}, "Did you mean 'dice'"),
-        ({}, {}, "at least one term"),
-        ({"dice": 0.0}, {}, "weight above 0"),
-        ({"dice": math.nan}, {}, "weight above 0"),
-        ({"dice": 1.0}, {"class_weights": [1.0]}, "expected 4, one per class"),
-        ({"dice": 1.0}, {"class_weights": [1.0, 0.0, 1.0, 1.0]}, "finite numbers above 0"),
-        ({"focal": 1.0}, {"focal_gamma": -1.0}, "focal_gamma = -1.0"),
-        ({"tversky": 1.0}, {"tversky_beta": 0.0}, "tversky_beta = 0.0"),
-    ],
-)
-def test_bad_options_are_named(terms: dict[str, float], options: dict[str, object], message: str) -> None:
-    with pytest.raises(ParamsError, match=message):
-        build_loss(terms, num_classes=4, **options)  # type: ignore[arg-type]
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0]])
+def test_class_weights_are_one_per_class(weights: list[float]) -> None:
+    with pytest.raises(ParamsError, match=rf"train\.class_weights: {len(weights)} class weights; expected 2"):
+        training_loss(TrainParams(class_weights=weights), [5, 5])
+
+
+def test_the_params_choose_terms_and_weights() -> None:
+    options = TrainParams(loss={"focal": 0.5, "lovasz": 2.0}, class_weights="balanced")
+    loss = training_loss(options, [10, 30])
+    assert loss.terms == {"focal": 0.5, "lovasz": 2.0}
+    assert loss.class_weights.tolist() == [1.5, 0.5]
+    assert training_loss(TrainParams(), [10, 30]).class_weights.tolist() == [1.0, 1.0]
+    assert training_loss(TrainParams(class_weights=[2, 3]), [10, 30]).class_weights.tolist() == [2.0, 3.0]

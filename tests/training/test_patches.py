@@ -19,9 +19,9 @@ from stackseg.dataset.records import Catalog
 from stackseg.dataset.specimens import find_specimens
 from stackseg.errors import DataError
 from stackseg.model.segment import prepare, stack_context
-from stackseg.training.augmentation import build_augmentation
+from stackseg.training.augmentation import Augmentation, build_augmentation
 from stackseg.training.export import inference_spec
-from stackseg.training.patches import Augmentation, EpochSampler, PatchDataset, PatchPlan, patch_loader
+from stackseg.training.patches import EpochSampler, PatchDataset, PatchPlan, patch_loader
 
 IGNORE = 255
 

@@ -64,8 +64,6 @@ def predict(
     with open_stack(image, axes=axes) as stack, _bundle_folder(model) as folder:
         bundle = load_bundle(folder, pick_device(device))
         spec = bundle.spec
-        if spec is None:
-            raise TypeError("a loaded bundle has a spec")
         for note in stack.info.notes:
             say(f"{image}: {note}")
         with _naming(image):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stackseg.evaluation.bootstrap import Interval
     from stackseg.evaluation.evaluate import Evaluation
     from stackseg.params import Params
-    from stackseg.training.train import EpochReport, TrainingStart
+    from stackseg.training.train import EpochReport, Machine, TrainingStart
 
 PANEL = "Stages (dvc repro runs them)"
 
@@ -59,7 +59,12 @@ def train(
     out: Outputs = Path("outputs"),
     device: Device = "auto",
     processes: Annotated[
-        int, typer.Option(min=1, envvar="STACKSEG_PROCESSES", help="Processes or GPUs that train together.")
+        int,
+        typer.Option(
+            min=1,
+            envvar="STACKSEG_PROCESSES",
+            help="Processes or GPUs that train together (on a CPU: without batch norm).",
+        ),
     ] = 1,
     workers: Annotated[
         int, typer.Option(min=0, envvar="STACKSEG_WORKERS", help="Loader processes per training process.")
@@ -82,8 +87,6 @@ def train(
     if params.augment.file is not None:
         require_dependency(Path("dvc.yaml"), "train", params.augment.file)
     if folds is not None:
-        from stackseg.cli.folds import train_folds
-
         train_folds(params, data, out, folds, machine)
         return
     root, experiment_id = ready_store(params)
@@ -108,6 +111,32 @@ def train(
     next_step("dvc repro evaluate")
 
 
+def train_folds(params: Params, data: Path, out: Path, folds: int, machine: Machine) -> None:
+    """Train the folds one after another, logged as children of one run, and show the pooled scores."""
+    from stackseg.tracking.cross_validation import train_all_folds
+
+    root, experiment_id = ready_store(params)
+    with ShownTraining() as shown:
+        pooled = train_all_folds(
+            params,
+            data=data,
+            out=out / "folds",
+            num_folds=folds,
+            checkpoints=checkpoints_folder(root),
+            experiment_id=experiment_id,
+            machine=machine,
+            callbacks=[shown],
+            on_fold=lambda fold: say(f"fold {fold + 1} of {folds}"),
+        )
+    if pooled is None:
+        return
+    rows = [(one.fold, one.num_planes, one.mean_iou, one.digest[:12]) for one in pooled.folds]
+    table("folds", ("fold", "planes", "mean IoU", "bundle"), rows)
+    show_scores(pooled.evaluation)
+    say(f"pooled over {folds} folds: mean IoU {figure(pooled.evaluation.mean_iou)}; {out / 'folds'} holds the bundles")
+    next_step("dvc repro, to train on the whole training part and score it on the test part")
+
+
 def evaluate(
     data: DataFolder = Path("data"),
     catalog: CatalogFile = CATALOG,
@@ -125,16 +154,14 @@ def evaluate(
 
 
 def score_bundle(params: Params, catalog: Catalog, *, data: Path, model: Path, out: Path, device: str) -> None:
-    """Score a bundle on the test part, and write scores and pictures into `out`."""
-    from stackseg.evaluation.evaluate import evaluate as score
-    from stackseg.evaluation.report import write_reports
+    """Score a bundle on the test part into `out`, and show the scores."""
+    from stackseg.evaluation.report import score_bundle as score
     from stackseg.model.bundle import load_bundle
     from stackseg.model.devices import pick_device
 
     bundle = load_bundle(model, pick_device(device))
     with counting("evaluating") as progress:
-        evaluation = score(bundle, catalog, data, params.evaluate, progress=progress)
-    write_reports(evaluation, bundle, catalog, data, out, num_overlays=params.evaluate.overlays)
+        evaluation = score(bundle, catalog, data, params.evaluate, out, progress=progress)
     show_scores(evaluation)
 
 
@@ -156,8 +183,8 @@ def show_scores(evaluation: Evaluation) -> None:
     )
     say(f"mean IoU interval: {_interval(evaluation.mean_iou_interval)}")
     say(f"within planes only: {_interval(evaluation.mean_iou_interval_within_planes)}")
-    if evaluation.neurons is not None:
-        say(f"V_rand {figure(evaluation.neurons.v_rand)}, V_info {figure(evaluation.neurons.v_info)} after thinning")
+    if evaluation.rand_vi is not None:
+        say(f"V_rand {figure(evaluation.rand_vi.v_rand)}, V_info {figure(evaluation.rand_vi.v_info)} after thinning")
     for line in evaluation.warnings:
         warn(line)
 

@@ -7,7 +7,7 @@ the image and the rim of an ignored region are no boundaries: what lies behind t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Self
 
 import numpy as np
@@ -17,9 +17,6 @@ from scipy.spatial import KDTree
 
 from stackseg.dataset.labels.table import IGNORE_INDEX
 from stackseg.model.confusion import Ratios, ratios
-
-# One row per class: truth, truth met, predicted, predicted met, bands' intersection, bands' union.
-_NUM_KINDS = 6
 
 
 @dataclass(frozen=True)
@@ -52,20 +49,8 @@ class BoundaryCounts:
     def __add__(self, other: Self) -> Self:
         if (self.tolerance_px, self.band_px) != (other.tolerance_px, other.band_px):
             raise ValueError("boundary counts of different tolerances do not add up")
-        return type(self)(self.tolerance_px, self.band_px, *_columns(self._table_cq() + other._table_cq()))
-
-    def _table_cq(self) -> npt.NDArray[np.int64]:
-        return np.array(
-            [
-                self.num_truth,
-                self.num_truth_met,
-                self.num_predicted,
-                self.num_predicted_met,
-                self.num_band_intersection,
-                self.num_band_union,
-            ],
-            dtype=np.int64,
-        ).T
+        summed_qc = np.add(astuple(self)[2:], astuple(other)[2:])
+        return type(self)(self.tolerance_px, self.band_px, *map(tuple, summed_qc.tolist()))
 
 
 def boundary_counts(
@@ -99,7 +84,7 @@ def boundary_counts(
     """
     band = tolerance_px if band_px is None else band_px
     known_yx = truth_yx != IGNORE_INDEX
-    table_cq = np.zeros((num_classes, _NUM_KINDS), dtype=np.int64)
+    rows = []
     for index in range(num_classes):
         truth_depth_yx = _depth_inside(truth_yx == index, known_yx)
         predicted_depth_yx = _depth_inside(prediction_yx == index, known_yx)
@@ -107,15 +92,17 @@ def boundary_counts(
         predicted_nd = np.argwhere(predicted_depth_yx == 1)
         truth_band_yx = (truth_depth_yx > 0) & (truth_depth_yx <= band)
         predicted_band_yx = (predicted_depth_yx > 0) & (predicted_depth_yx <= band)
-        table_cq[index] = (
-            len(truth_nd),
-            _num_met(truth_nd, predicted_nd, tolerance_px),
-            len(predicted_nd),
-            _num_met(predicted_nd, truth_nd, tolerance_px),
-            np.count_nonzero(truth_band_yx & predicted_band_yx),
-            np.count_nonzero(truth_band_yx | predicted_band_yx),
+        rows.append(
+            (
+                len(truth_nd),
+                _num_met(truth_nd, predicted_nd, tolerance_px),
+                len(predicted_nd),
+                _num_met(predicted_nd, truth_nd, tolerance_px),
+                int(np.count_nonzero(truth_band_yx & predicted_band_yx)),
+                int(np.count_nonzero(truth_band_yx | predicted_band_yx)),
+            )
         )
-    return BoundaryCounts(tolerance_px, band, *_columns(table_cq))
+    return BoundaryCounts(tolerance_px, band, *zip(*rows, strict=True))
 
 
 def boundary_f1_per_class(counts: BoundaryCounts) -> Ratios:
@@ -123,9 +110,10 @@ def boundary_f1_per_class(counts: BoundaryCounts) -> Ratios:
 
     Precision is the met share of the predicted boundary, recall that of the true one; F1 is their harmonic mean.
     """
-    table_cq = counts._table_cq()
     values: list[float | None] = []
-    for num_truth, num_truth_met, num_predicted, num_predicted_met, _, _ in table_cq.tolist():
+    for num_truth, num_truth_met, num_predicted, num_predicted_met in zip(
+        counts.num_truth, counts.num_truth_met, counts.num_predicted, counts.num_predicted_met, strict=True
+    ):
         if num_truth + num_predicted == 0:
             values.append(None)
         elif num_truth_met == 0 or num_predicted_met == 0:
@@ -138,12 +126,7 @@ def boundary_f1_per_class(counts: BoundaryCounts) -> Ratios:
 
 def boundary_iou_per_class(counts: BoundaryCounts) -> Ratios:
     """Return boundary IoU of each class, None where neither truth nor prediction has a boundary."""
-    table_cq = counts._table_cq()
-    return ratios(table_cq[:, 4], table_cq[:, 5])
-
-
-def _columns(table_cq: npt.NDArray[np.int64]) -> list[tuple[int, ...]]:
-    return [tuple(column) for column in table_cq.T.tolist()]
+    return ratios(np.array(counts.num_band_intersection), np.array(counts.num_band_union))
 
 
 def _depth_inside(mask_yx: npt.NDArray[np.bool_], known_yx: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:

@@ -1,42 +1,62 @@
-"""Scores of a bundle on one part of the split, from the counts of its planes."""
+"""Scores of a bundle on one part of the split: counts of its planes by `segment()`, then ratios and intervals."""
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from stackseg.dataset.records import Catalog
-from stackseg.dataset.splits import Part
-from stackseg.evaluation.bootstrap import Interval, bootstrap_interval, group_into_blocks, mean_iou_of_same_classes
+from stackseg.dataset.fingerprints import by_specimen, require_same_plane
+from stackseg.dataset.records import Catalog, PlaneRecord
+from stackseg.dataset.specimens import Specimen
+from stackseg.dataset.splits import Part, PlaneRef
+from stackseg.errors import DataError, ParamsError
+from stackseg.evaluation.bootstrap import (
+    Interval,
+    bootstrap_interval,
+    group_into_blocks,
+    mean_iou_of_same_classes,
+    tile_counts,
+)
+from stackseg.evaluation.boundary_metrics import BoundaryCounts, boundary_counts
 from stackseg.evaluation.metrics import PlaneScore, Scores, plane_score, scores_from
-from stackseg.evaluation.plane_counts import TILE, PlaneCounts, count_planes
-from stackseg.evaluation.rand_vi import NeuronScores, mean_neuron_scores
+from stackseg.evaluation.rand_vi import RandViScore, RandViScores, mean_rand_vi, rand_vi_score
 from stackseg.model.bundle import Bundle
+from stackseg.model.confusion import confusion_counts
 from stackseg.model.devices import resolve_precision
+from stackseg.model.segment import segment
 from stackseg.params.evaluate import EvaluateParams
 
-__all__ = [
-    "Evaluation",
-    "PlaneCounts",
-    "count_planes",
-    "evaluate",
-    "independent_units",
-    "summarise",
-    "worst_and_median",
-]
+TILE = 128
+"""Side in pixels of the tiles of the interval within planes."""
+
+Progress = Callable[[int, int], None]
+MaskKeeper = Callable[[PlaneRef, npt.NDArray[np.uint8]], None]
+
+
+@dataclass(frozen=True)
+class PlaneCounts:
+    """What one plane adds to the sums."""
+
+    ref: PlaneRef
+    record: PlaneRecord
+    counts_cc: npt.NDArray[np.int64]
+    tiles_tcc: npt.NDArray[np.int64]
+    boundary: BoundaryCounts
+    rand_vi: RandViScore | None
 
 
 class Evaluation(BaseModel):
     """Scores of one bundle on one part of one catalogue; plain JSON.
 
-    `interval` resamples independent units (blocks of planes, groups, specimens or planes, as the split has them);
-    `interval_within_planes` resamples tiles of the same planes and says nothing about other planes.
+    `mean_iou_interval` resamples independent units (blocks of planes, groups, specimens or planes, as the split has
+    them); `mean_iou_interval_within_planes` resamples tiles of the same planes and says nothing about other planes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,13 +67,102 @@ class Evaluation(BaseModel):
     mean_iou_interval: Interval
     mean_iou_interval_within_planes: Interval
     scores: Scores
-    neurons: NeuronScores | None
+    rand_vi: RandViScores | None = Field(validation_alias=AliasChoices("rand_vi", "neurons"))  # its former name
     planes: tuple[PlaneScore, ...]
     bundle_digest: str
     catalog_digest: str
     device: str
     precision: str
     warnings: tuple[str, ...]
+
+
+def evaluate(
+    bundle: Bundle,
+    catalog: Catalog,
+    data: Path,
+    params: EvaluateParams,
+    *,
+    part: Part = "test",
+    progress: Progress = lambda done, all_: None,
+    on_mask: MaskKeeper = lambda ref, mask_yx: None,
+) -> Evaluation:
+    """Score a bundle on a part of the split: `count_planes`, then `summarise`."""
+    planes = count_planes(bundle, catalog, data, params, part=part, progress=progress, on_mask=on_mask)
+    device = next(bundle.network.parameters()).device
+    precision = resolve_precision(bundle.inference.precision, device)
+    return summarise(
+        planes,
+        catalog,
+        params,
+        part=part,
+        bundle_digest=bundle.digest,
+        device=device.type,
+        precision=precision,
+        seed=catalog.seed,
+    )
+
+
+def count_planes(
+    bundle: Bundle,
+    catalog: Catalog,
+    data: Path,
+    params: EvaluateParams,
+    *,
+    part: Part = "test",
+    only: Collection[PlaneRef] | None = None,
+    progress: Progress = lambda done, all_: None,
+    on_mask: MaskKeeper = lambda ref, mask_yx: None,
+) -> list[PlaneCounts]:
+    """Segment the planes of a part and compare them with their labels.
+
+    Parameters
+    ----------
+    bundle
+        Its classes must be the catalogue's.
+    catalog, data
+        The data set and its folder.
+    params
+        Boundary tolerance and membrane class.
+    part
+        Which part; only evaluation and promotion read ``test``.
+    only
+        Those planes of the part; all by default.
+    progress
+        Called with planes done and planes in all.
+    on_mask
+        Called with each plane and its predicted class indices (Y, X).
+
+    Raises
+    ------
+    DataError
+        Classes differ, or planes have changed since the catalogue was made.
+    ParamsError
+        `evaluate.membrane_class` is no class, or there are more than two.
+    """
+    _check_classes(bundle, catalog)
+    membrane = _membrane_index(catalog, params)
+    records = {ref: record for ref, record in catalog.planes(part) if only is None or ref in only}
+    num_classes = len(catalog.classes)
+    found: list[PlaneCounts] = []
+    for specimen, refs in by_specimen(list(records), data):
+        decoded = _DecodedOnce(specimen, bundle.inference.context_slices)
+        for plane in segment(decoded, bundle, planes=[ref.z for ref in refs]):
+            ref = PlaneRef(specimen.name, plane.z)
+            truth_yx = specimen.labels(plane.z, catalog.table)
+            require_same_plane(ref, decoded.plane(plane.z), truth_yx, records[ref])
+            found.append(
+                PlaneCounts(
+                    ref,
+                    records[ref],
+                    confusion_counts(truth_yx, plane.mask_yx, num_classes),
+                    tile_counts(truth_yx, plane.mask_yx, num_classes, TILE),
+                    boundary_counts(truth_yx, plane.mask_yx, num_classes, tolerance_px=params.boundary_tolerance),
+                    None if membrane is None else rand_vi_score(truth_yx, plane.mask_yx, membrane),
+                )
+            )
+            on_mask(ref, plane.mask_yx)
+            progress(len(found), len(records))
+    return found
 
 
 def summarise(
@@ -88,14 +197,14 @@ def summarise(
     unit, units = independent_units(planes, catalog, params)
     units_ucc = np.array([np.sum([one.counts_cc for one in group], axis=0) for group in units])
     tiles_tcc = np.concatenate([one.tiles_tcc for one in planes])
-    neurons = [one.neuron for one in planes if one.neuron is not None]
+    rand_vi = [one.rand_vi for one in planes if one.rand_vi is not None]
     return Evaluation(
         part=part,
         mean_iou=scores.mean_iou,
         mean_iou_interval=_interval(units_ucc, params, seed, unit),
         mean_iou_interval_within_planes=_interval(tiles_tcc, params, seed, f"{TILE}-pixel tile within plane"),
         scores=scores,
-        neurons=mean_neuron_scores(neurons) if neurons else None,
+        rand_vi=mean_rand_vi(rand_vi) if rand_vi else None,
         planes=tuple(plane_score(one.ref.specimen, one.ref.z, one.counts_cc, names) for one in planes),
         bundle_digest=bundle_digest,
         catalog_digest=catalog.digest(),
@@ -103,42 +212,6 @@ def summarise(
         precision=precision,
         warnings=(*catalog.warnings, *(f"class {name} is absent: its score is null" for name in scores.absent_classes)),
     )
-
-
-def evaluate(
-    bundle: Bundle,
-    catalog: Catalog,
-    data: Path,
-    params: EvaluateParams,
-    *,
-    part: Part = "test",
-    progress: Callable[[int, int], None] = lambda done, all_: None,
-) -> Evaluation:
-    """Score a bundle on a part of the split: `count_planes`, then `summarise`."""
-    planes = count_planes(bundle, catalog, data, params, part=part, progress=progress)
-    device = next(bundle.network.parameters()).device
-    precision = resolve_precision(bundle.inference.precision, device)
-    return summarise(
-        planes,
-        catalog,
-        params,
-        part=part,
-        bundle_digest=bundle.digest,
-        device=device.type,
-        precision=precision,
-        seed=catalog.seed,
-    )
-
-
-def worst_and_median(planes: Sequence[PlaneScore], num: int) -> list[tuple[str, PlaneScore]]:
-    """Return up to `num` planes to look at, with their labels: the worst ones and the median one."""
-    ranked = sorted((one for one in planes if one.mean_iou is not None), key=lambda one: one.mean_iou or 0.0)
-    if not ranked:
-        return []
-    worst = ranked[: max(1, num - 1)]
-    median = ranked[len(ranked) // 2]
-    chosen = [(f"worst_{place + 1}", one) for place, one in enumerate(worst)]
-    return chosen if median in worst or num == 1 else [*chosen, ("median", median)]
 
 
 def independent_units(
@@ -169,3 +242,42 @@ def _interval(counts_ucc: npt.NDArray[np.int64], params: EvaluateParams, seed: i
         seed=seed,
         unit=unit,
     )
+
+
+class _DecodedOnce:
+    """A specimen whose last planes stay decoded, so that comparing a plane with its record reads no file again."""
+
+    def __init__(self, specimen: Specimen, context_slices: int) -> None:
+        self._specimen = specimen
+        self._plane = functools.lru_cache(maxsize=2 * context_slices + 1)(specimen.plane)
+
+    def __len__(self) -> int:
+        return len(self._specimen)
+
+    def plane(self, z: int) -> npt.NDArray[np.generic]:
+        """Return plane z (Y, X, C)."""
+        return self._plane(z)
+
+
+def _check_classes(bundle: Bundle, catalog: Catalog) -> None:
+    have, want = bundle.inference.class_names, tuple(one.name for one in catalog.classes)
+    if have != want:
+        raise DataError(
+            f"the model knows the classes {', '.join(have)}",
+            expected=", ".join(want),
+            remedy="train on this catalogue: `dvc repro train`",
+        )
+
+
+def _membrane_index(catalog: Catalog, params: EvaluateParams) -> int | None:
+    if params.membrane_class is None:
+        return None
+    names = [one.name for one in catalog.classes]
+    if params.membrane_class not in names or len(names) != 2:
+        raise ParamsError(
+            f"evaluate.membrane_class is {params.membrane_class!r} and the classes are {', '.join(names)}",
+            expected="one of exactly two classes",
+            where="params.yaml",
+            remedy="name the membrane's class, or set it to null",
+        )
+    return names.index(params.membrane_class)

@@ -28,7 +28,7 @@ from stackseg.model.confusion import mean_of_present
 _PLAIN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class NeuronScore(BaseModel):
+class RandViScore(BaseModel):
     """V_rand and V_info of one plane, 1 at best; None where undefined.
 
     Both are None if the truth has no cell. V_info is None too if truth and prediction are each one segment: then there
@@ -44,7 +44,7 @@ class NeuronScore(BaseModel):
     num_pixels: int
 
 
-class NeuronScores(BaseModel):
+class RandViScores(BaseModel):
     """Means over the planes where a score is defined, as the challenge takes them, and the planes themselves."""
 
     model_config = _PLAIN
@@ -53,12 +53,12 @@ class NeuronScores(BaseModel):
     v_info: float | None
     num_planes_v_rand: int
     num_planes_v_info: int
-    planes: tuple[NeuronScore, ...]
+    planes: tuple[RandViScore, ...]
 
 
-def neuron_score(
+def rand_vi_score(
     truth_yx: npt.NDArray[np.integer], prediction_yx: npt.NDArray[np.integer], membrane_class: int
-) -> NeuronScore:
+) -> RandViScore:
     """Compare the cells that two membrane maps enclose.
 
     Parameters
@@ -80,7 +80,7 @@ def neuron_score(
     predicted_segments_yx = _segments_after_thinning(prediction_yx == membrane_class, known_yx)
     counted_yx = truth_segments_yx > 0
     v_rand, v_info = _v_rand_and_info(truth_segments_yx[counted_yx], predicted_segments_yx[counted_yx])
-    return NeuronScore(
+    return RandViScore(
         v_rand=v_rand,
         v_info=v_info,
         num_truth_segments=int(truth_segments_yx.max()),
@@ -89,11 +89,11 @@ def neuron_score(
     )
 
 
-def mean_neuron_scores(planes: Sequence[NeuronScore]) -> NeuronScores:
+def mean_rand_vi(planes: Sequence[RandViScore]) -> RandViScores:
     """Average the planes' scores, leaving out those that are undefined and saying how many were not."""
     v_rands = [plane.v_rand for plane in planes]
     v_infos = [plane.v_info for plane in planes]
-    return NeuronScores(
+    return RandViScores(
         v_rand=mean_of_present(v_rands),
         v_info=mean_of_present(v_infos),
         num_planes_v_rand=sum(value is not None for value in v_rands),

@@ -4,74 +4,108 @@ from __future__ import annotations
 
 import csv
 import json
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from stackseg.atomic import atomic_folder, write_text
 from stackseg.dataset.records import Catalog
 from stackseg.dataset.specimens import find_specimens
+from stackseg.dataset.splits import Part, PlaneRef
 from stackseg.errors import DataError
-from stackseg.evaluation.evaluate import Evaluation, worst_and_median
+from stackseg.evaluation.evaluate import Evaluation, Progress, evaluate
+from stackseg.evaluation.metrics import PlaneScore
 from stackseg.evaluation.plots import draw_confusion, draw_overlay, draw_scores
 from stackseg.model.bundle import Bundle
-from stackseg.model.segment import segment
+from stackseg.params.evaluate import EvaluateParams
+
+
+def score_bundle(
+    bundle: Bundle,
+    catalog: Catalog,
+    data: Path,
+    params: EvaluateParams,
+    out: Path,
+    *,
+    part: Part = "test",
+    progress: Progress = lambda done, all_: None,
+) -> Evaluation:
+    """Score a bundle on a part of the split, and write scores and pictures into `out`.
+
+    Each plane is decoded and segmented once. Which planes are drawn is known at the end only: until then their masks
+    are kept, packed to a few per cent of their size, and then the images of the drawn ones are read again.
+    """
+    packed: dict[PlaneRef, bytes] = {}
+
+    def keep(ref: PlaneRef, mask_yx: npt.NDArray[np.uint8]) -> None:
+        packed[ref] = zlib.compress(mask_yx.tobytes(), level=1)
+
+    evaluation = evaluate(bundle, catalog, data, params, part=part, progress=progress, on_mask=keep)
+    write_reports(evaluation, packed, catalog, data, out, num_overlays=params.overlays)
+    return evaluation
 
 
 def write_reports(
-    evaluation: Evaluation, bundle: Bundle, catalog: Catalog, data: Path, out: Path, *, num_overlays: int
+    evaluation: Evaluation,
+    packed: Mapping[PlaneRef, bytes],
+    catalog: Catalog,
+    data: Path,
+    out: Path,
+    *,
+    num_overlays: int,
 ) -> None:
-    """Write scores.json (figures), evaluation.json (all of it), plots/ and overlays/ into `out`."""
+    """Write scores.json (the headline), evaluation.json (all of it), plots/ and overlays/ into `out`.
+
+    Parameters
+    ----------
+    packed
+        The predicted class indices of each plane, row by row, compressed by zlib.
+    """
     with atomic_folder(out / "plots") as folder:
         _draw_plots(folder, evaluation)
     with atomic_folder(out / "overlays") as folder:
-        _draw_overlays(folder, evaluation, bundle, catalog, data, num_overlays)
+        _draw_overlays(folder, worst_and_median(evaluation.planes, num_overlays), packed, catalog, data)
     write_text(out / "evaluation.json", evaluation.model_dump_json(indent=1) + "\n")
-    write_text(out / "scores.json", json.dumps(figures(evaluation), indent=2) + "\n")
-
-
-def figures(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the figures that `dvc metrics show` compares; a score that is undefined is null."""
-    scores = evaluation.scores
-    within = evaluation.mean_iou_interval_within_planes
-    shown: dict[str, Any] = {
-        "part": evaluation.part,
-        "mean_iou": scores.mean_iou,
-        "mean_iou_low": evaluation.mean_iou_interval.low,
-        "mean_iou_high": evaluation.mean_iou_interval.high,
-        "interval": evaluation.mean_iou_interval.reason or evaluation.mean_iou_interval.unit,
-        "mean_iou_low_within_planes": within.low,
-        "mean_iou_high_within_planes": within.high,
-        "interval_within_planes": within.reason or within.unit,
-        "mean_dice": scores.mean_dice,
-        "pixel_accuracy": scores.pixel_accuracy,
-        "frequency_weighted_iou": scores.frequency_weighted_iou,
-        "num_planes": scores.num_planes,
-    }
-    for name in ("iou", "dice", "boundary_f1", "boundary_iou"):
-        shown[name] = {one.name: getattr(one, name) for one in scores.classes}
-    if evaluation.neurons is not None:
-        shown |= {"v_rand": evaluation.neurons.v_rand, "v_info": evaluation.neurons.v_info}
-    return shown
+    write_text(out / "scores.json", json.dumps(headline(evaluation), indent=2) + "\n")
 
 
 def score_metrics(evaluation: Evaluation) -> dict[str, float | None]:
-    """Return the scores under the names that runs are compared by."""
-    part, scores = evaluation.part, evaluation.scores
-    metrics: dict[str, float | None] = {
-        f"{part}/mean_iou": scores.mean_iou,
-        f"{part}/mean_iou_low": evaluation.mean_iou_interval.low,
-        f"{part}/mean_iou_high": evaluation.mean_iou_interval.high,
-        f"{part}/mean_dice": scores.mean_dice,
-        f"{part}/pixel_accuracy": scores.pixel_accuracy,
-        f"{part}/frequency_weighted_iou": scores.frequency_weighted_iou,
+    """Return all scores as one flat list: names without the part, classes behind a slash; what is undefined is null."""
+    scores, rand_vi = evaluation.scores, evaluation.rand_vi
+    metrics = {
+        "mean_iou": scores.mean_iou,
+        "mean_iou_low": evaluation.mean_iou_interval.low,
+        "mean_iou_high": evaluation.mean_iou_interval.high,
+        "mean_dice": scores.mean_dice,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "frequency_weighted_iou": scores.frequency_weighted_iou,
     }
-    for one in scores.classes:
-        metrics[f"{part}/iou/{one.name}"] = one.iou
-        metrics[f"{part}/dice/{one.name}"] = one.dice
-        metrics[f"{part}/boundary_f1/{one.name}"] = one.boundary_f1
-    if evaluation.neurons is not None:
-        metrics |= {f"{part}/v_rand": evaluation.neurons.v_rand, f"{part}/v_info": evaluation.neurons.v_info}
-    return metrics
+    for name in ("iou", "dice", "boundary_f1", "boundary_iou"):
+        metrics |= {f"{name}/{one.name}": getattr(one, name) for one in scores.classes}
+    if rand_vi is not None:
+        metrics |= {"v_rand": rand_vi.v_rand, "v_info": rand_vi.v_info}
+    return {f"{evaluation.part}/{name}": value for name, value in metrics.items()}
+
+
+def headline(evaluation: Evaluation) -> dict[str, float | dict[str, float | None] | None]:
+    """Return the few scores that `dvc metrics show` has room for: mean IoU, its interval, and IoU per class."""
+    metrics = {name.removeprefix(f"{evaluation.part}/"): value for name, value in score_metrics(evaluation).items()}
+    per_class = {name.removeprefix("iou/"): value for name, value in metrics.items() if name.startswith("iou/")}
+    return {name: metrics[name] for name in ("mean_iou", "mean_iou_low", "mean_iou_high")} | {"iou": per_class}
+
+
+def worst_and_median(planes: Sequence[PlaneScore], num: int) -> list[tuple[str, PlaneScore]]:
+    """Return up to `num` planes to look at, with their labels: the worst ones and the median one."""
+    ranked = sorted((one for one in planes if one.mean_iou is not None), key=lambda one: one.mean_iou or 0.0)
+    if not ranked:
+        return []
+    worst = ranked[: max(1, num - 1)]
+    median = ranked[len(ranked) // 2]
+    chosen = [(f"worst_{place + 1}", one) for place, one in enumerate(worst)]
+    return chosen if median in worst or num == 1 else [*chosen, ("median", median)]
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -106,18 +140,23 @@ def _draw_plots(folder: Path, evaluation: Evaluation) -> None:
 
 
 def _draw_overlays(
-    folder: Path, evaluation: Evaluation, bundle: Bundle, catalog: Catalog, data: Path, num_overlays: int
+    folder: Path,
+    chosen: Sequence[tuple[str, PlaneScore]],
+    packed: Mapping[PlaneRef, bytes],
+    catalog: Catalog,
+    data: Path,
 ) -> None:
     specimens = {one.name: one for one in find_specimens(data)}
     classes = [(one.name, one.display) for one in catalog.classes]
-    for label, score in worst_and_median(evaluation.planes, num_overlays):
+    for label, score in chosen:
         specimen = specimens[score.specimen]
-        (plane,) = segment(specimen, bundle, planes=[score.plane])
+        truth_yx = specimen.labels(score.plane, catalog.table)
+        mask_n = np.frombuffer(zlib.decompress(packed[PlaneRef(score.specimen, score.plane)]), np.uint8)
         draw_overlay(
             folder / f"{label}_{score.specimen}_{score.plane}.png",
             specimen.plane(score.plane),
-            specimen.labels(score.plane, catalog.table),
-            plane.mask_yx,
+            truth_yx,
+            mask_n.reshape(truth_yx.shape),
             classes=classes,
             title=f"{label.replace('_', ' ')}: {score.specimen} plane {score.plane}, mean IoU {score.mean_iou:.3f}",
         )

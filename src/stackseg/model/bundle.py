@@ -18,10 +18,9 @@ from stackseg.dataset.intensity_profile import IntensityProfile
 from stackseg.dataset.normalisation import IntensityPolicy
 from stackseg.dataset.records import ClassRecord
 from stackseg.errors import MachineError, ModelError
-from stackseg.model.devices import has_bf16, resolve_precision
+from stackseg.model.devices import resolve_precision
 from stackseg.model.fuse_batchnorm import fold_normalisation
 from stackseg.model.network import NetworkSpec, build_network
-from stackseg.model.prepack_conv import pack_convolutions
 from stackseg.model.tiling import Tiling
 
 FORMAT = 1
@@ -105,18 +104,22 @@ class BundleSpec(Record):
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A network with all that is needed to use it; the network is in evaluation mode."""
+class Segmenter:
+    """What `segment()` needs: a network, which is in evaluation mode, and all that inference reads beside it."""
 
     inference: InferenceSpec
     network: torch.nn.Module
-    spec: BundleSpec | None = None
+
+
+@dataclass(frozen=True)
+class Bundle(Segmenter):
+    """A segmenter loaded from a folder, with its bundle.json."""
+
+    spec: BundleSpec
 
     @property
     def digest(self) -> str:
-        """Digest of a bundle that was saved or loaded."""
-        if self.spec is None:
-            raise ModelError("the bundle is still in training and has no digest yet")
+        """Digest of the weights and the fields that inference reads."""
         return self.spec.digest
 
 
@@ -230,8 +233,6 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
     device = next(network.parameters()).device
     if resolve_precision(spec.inference.precision, device) == "bf16":
         cast_weights(network)
-        if device.type == "cpu" and has_bf16(device):
-            pack_convolutions(network)
     return Bundle(spec.inference, network, spec)
 
 

@@ -112,25 +112,6 @@ def size_multiple(network: nn.Module) -> int:
     return math.lcm(32, stride) if isinstance(network, smp.DPT) else stride
 
 
-def smallest_size(network: nn.Module, in_channels: int) -> int:
-    """Return the smallest multiple of :func:`size_multiple` that the network can segment, 128 for PAN.
-
-    Raises
-    ------
-    ModelError
-        There is none up to 1024 pixels.
-    """
-    multiple = size_multiple(network)
-    for side in range(multiple, 1025, multiple):
-        if not _complaint(network, torch.empty(1, in_channels, side, side, device="meta"), training=False):
-            return side
-    raise ModelError(
-        f"{_title(network)} takes no square image whose side is a multiple of {multiple}, up to 1024",
-        where="model.encoder",
-        remedy="choose another encoder or architecture",
-    )
-
-
 def check_forward(network: nn.Module, in_channels: int, size: int | tuple[int, int], *, batch_size: int = 2) -> None:
     """Raise unless the network can train on ``batch_size`` images of ``size`` (Y, X) pixels and segment one.
 

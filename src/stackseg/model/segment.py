@@ -12,7 +12,7 @@ import torch
 from stackseg.dataset.channels import PlaneSource, context_indices
 from stackseg.dataset.normalisation import ChannelStatistics
 from stackseg.errors import DataError
-from stackseg.model.bundle import Bundle, InferenceSpec
+from stackseg.model.bundle import InferenceSpec, Segmenter
 from stackseg.model.devices import resolve_precision
 from stackseg.model.tiling import Blend
 
@@ -30,7 +30,7 @@ class SegmentedPlane:
 
 def segment(
     source: PlaneSource,
-    bundle: Bundle,
+    segmenter: Segmenter,
     *,
     planes: Iterable[int] | None = None,
     probabilities: bool = False,
@@ -45,8 +45,8 @@ def segment(
     ----------
     source
         Planes (Y, X, C) in raw intensity.
-    bundle
-        Network and all that belongs to it; it runs where its weights are.
+    segmenter
+        A loaded bundle, or a network in training; it runs where its weights are.
     planes
         Plane numbers; all by default.
     probabilities
@@ -60,8 +60,8 @@ def segment(
     DataError
         Channels differ from training's, or context planes differ in size.
     """
-    spec = bundle.inference
-    device = next(bundle.network.parameters()).device
+    spec = segmenter.inference
+    device = next(segmenter.network.parameters()).device
     precision = resolve_precision(spec.precision, device)
     reference = spec.intensity.reference(source)
     prepared: dict[int, npt.NDArray[np.float32]] = {}
@@ -72,7 +72,7 @@ def segment(
             for one in dict.fromkeys(needed)
         }
         image_yxc = stack_context([prepared[one] for one in needed], z)
-        blended_cyx = (_blend_flipped if tta else _blend)(image_yxc, bundle, device, precision)
+        blended_cyx = (_blend_flipped if tta else _blend)(image_yxc, segmenter, device, precision)
         mask_yx = blended_cyx.argmax(0).astype(np.uint8)
         yield SegmentedPlane(z, mask_yx, blended_cyx if probabilities else None)
 
@@ -110,11 +110,11 @@ def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
 
 
 def _blend_flipped(
-    image_yxc: npt.NDArray[np.float32], bundle: Bundle, device: torch.device, precision: str
+    image_yxc: npt.NDArray[np.float32], segmenter: Segmenter, device: torch.device, precision: str
 ) -> npt.NDArray[np.float32]:
     """Return the class probabilities (C, Y, X) of one plane, averaged over its flips along y, x and both."""
     blended = [
-        np.flip(_blend(np.flip(image_yxc, axes), bundle, device, precision), tuple(axis + 1 for axis in axes))
+        np.flip(_blend(np.flip(image_yxc, axes), segmenter, device, precision), tuple(axis + 1 for axis in axes))
         for axes in _FLIPS
     ]
     return np.asarray(np.mean(blended, axis=0, dtype=np.float32))
@@ -122,16 +122,16 @@ def _blend_flipped(
 
 @torch.inference_mode()
 def _blend(
-    image_yxc: npt.NDArray[np.float32], bundle: Bundle, device: torch.device, precision: str
+    image_yxc: npt.NDArray[np.float32], segmenter: Segmenter, device: torch.device, precision: str
 ) -> npt.NDArray[np.float32]:
     """Return the class probabilities (C, Y, X) of one plane."""
-    tiling = bundle.inference.tiling
-    blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), len(bundle.inference.classes))
+    tiling = segmenter.inference.tiling
+    blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), len(segmenter.inference.classes))
     padded_yxc = tiling.pad(image_yxc)
     for window in tiling.windows(blend.padded_yx):
         tile_byxc = torch.from_numpy(np.ascontiguousarray(padded_yxc[window]))[None].to(device)
         # a permuted (B, Y, X, C) tensor already has the channels-last layout
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits_bcyx = bundle.network(tile_byxc.permute(0, 3, 1, 2))
+            logits_bcyx = segmenter.network(tile_byxc.permute(0, 3, 1, 2))
         blend.add(window, torch.softmax(logits_bcyx.float(), 1)[0].cpu().numpy())
     return blend.result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,7 @@ class SegmentationModel(PythonModel):
     @property
     def spec(self) -> BundleSpec:
         """The bundle.json of what is served."""
-        return cast(BundleSpec, self._bundle.spec)
+        return self._bundle.spec
 
     @property
     def bundle(self) -> Bundle:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from stackseg.atomic import atomic_file
 from stackseg.dataset.records import Catalog
 from stackseg.params import Params
 from stackseg.tracking.lineage import git_state
 from stackseg.tracking.run_logger import TrainingRun, write_run
 from stackseg.training.callbacks import TrainingStopped
-from stackseg.training.train import Callback, EpochReport, Machine, TrainingResult, train
+from stackseg.training.export import write_history
+from stackseg.training.train import Callback, Machine, TrainingResult, train
 
 
 def train_and_log(
@@ -60,16 +58,3 @@ def train_and_log(
         raise
     write_run(out / "run.json", record)
     return result
-
-
-def write_history(path: Path, history: Sequence[EpochReport]) -> None:
-    """Write one row per epoch: what training saw, and the latest validation at that epoch."""
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        columns = [name for name in asdict(history[0]) if name != "validation_iou"]
-        classes = sorted({name for one in history for name in one.validation_iou or {}})
-        writer = csv.writer(file)
-        writer.writerow([*columns, *(f"validation_iou/{name}" for name in classes)])
-        for one in history:
-            row = asdict(one)
-            scores = one.validation_iou or {}
-            writer.writerow([*(row[name] for name in columns), *(scores.get(name) for name in classes)])

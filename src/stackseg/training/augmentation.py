@@ -17,30 +17,74 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 import cv2
 import numpy as np
+import numpy.typing as npt
 from albumentations.core.type_definitions import Targets
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stackseg.dataset.labels.table import IGNORE_INDEX
 from stackseg.errors import ParamsError
-from stackseg.training.augmentation_ops import (
-    FieldYX,
-    ImageYXC,
-    IntensityStrength,
-    MaskYX,
-    WarpStrength,
-    resample_image,
-    resample_mask,
-    vary_intensity,
-    warp_maps,
-)
+
+ImageYXC = npt.NDArray[np.float32]
+MaskYX = npt.NDArray[np.uint8]
+FieldYX = npt.NDArray[np.float32]
 
 Augmentation = Callable[[ImageYXC, MaskYX, int], tuple[ImageYXC, MaskYX]]
 
-PRESETS = ("none", "light", "em", "micrograph")
 # Standardised intensities that a pipeline from a file sees as 0 and 1, the darkest and brightest of a photograph.
 FILE_RANGE = (-2.5, 2.5)
 # They expect raw intensities, or give something other than an image.
 UNFIT = ("Normalize", "ToFloat", "FromFloat", "ToTensorV2", "ToTensor3D")
+# Mirrored rather than blank: image and mask stay true to each other there, so every pixel keeps a label, and no
+# invented edges are learned.
+BORDER = cv2.BORDER_REFLECT_101
+BLURRED_SHARE = 1 / 6
+NOISY_SHARE = 1 / 5
+
+
+@dataclass(frozen=True)
+class WarpStrength:
+    """How far patches are turned, zoomed and bent.
+
+    Parameters
+    ----------
+    turn
+        Largest angle either way, degrees.
+    zoom
+        Largest magnification and, inverted, reduction.
+    bend
+        Standard deviation of normal displacements on a coarse grid, as a share of the side (the elastic deformation
+        of Ronneberger et al. 2015, arXiv:1505.04597).
+    """
+
+    turn: float
+    zoom: float
+    bend: float
+
+
+@dataclass(frozen=True)
+class IntensityStrength:
+    """How far standardised intensities (mean 0, standard deviation 1) are varied.
+
+    Parameters
+    ----------
+    contrast
+        Largest factor and, inverted, smallest.
+    brightness
+        Largest offset either way.
+    shading
+        Standard deviation of a smooth offset, as of uneven illumination.
+    blur
+        Largest standard deviation of a Gaussian blur, pixels; for one in six patches.
+    noise
+        Largest standard deviation of Gaussian noise; for one in five patches.
+    """
+
+    contrast: float
+    brightness: float
+    shading: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
 
 
 class Warp(A.DualTransform):  # type: ignore[misc]  # albumentations has no types
@@ -119,13 +163,7 @@ class _FilePipeline:
         return unit_yxc * np.float32(span) + np.float32(low), varied_yx
 
 
-def build_augmentation(
-    preset: str,
-    *,
-    file: str | Path | None = None,
-    serialised: Mapping[str, Any] | None = None,
-    ignore_index: int = 255,
-) -> Augmentation:
+def build_augmentation(preset: str, *, file: str | Path | None = None) -> Augmentation:
     """Return ``augment(image_yxc, mask_yx, seed)``, which varies a standardised float32 patch and its mask alike.
 
     The result depends on the patch and the seed alone, so it is the same in any worker. Shapes and types stay.
@@ -135,23 +173,19 @@ def build_augmentation(
     preset
         ``none``: nothing. ``light``: flips, turns by 90°, slight changes of contrast and brightness. ``em``: also
         elastic bending, stronger changes, blur and noise. ``micrograph``: also turns by any angle, zoom, uneven
-        illumination. Not read when a pipeline is given.
-    file, serialised
-        A pipeline of albumentations, as a file or as what :func:`load_pipeline` returns. It sees the standardised
-        range -2.5..2.5 (or the patch's own where that is wider) as 0..1, and is mapped back. Masks are resampled by
-        nearest neighbour, and pixels that it draws in from outside the patch get ``ignore_index``.
+        illumination. ``file``: a pipeline of one's own.
+    file
+        A pipeline saved by albumentations. It sees the standardised range -2.5..2.5 (or the patch's own where that is
+        wider) as 0..1, and is mapped back. Masks are resampled by nearest neighbour, and pixels that it draws in from
+        outside the patch are ignored ones.
 
     Raises
     ------
     ParamsError
-        Unknown preset, or a pipeline that cannot be used; while augmenting, too.
+        A pipeline that cannot be used; while augmenting, too.
     """
     if file is not None:
-        serialised = load_pipeline(file)
-    if serialised is not None:
-        return _FilePipeline(_compose(serialised, ignore_index))
-    if preset not in PRESETS:
-        raise ParamsError(f"unknown preset '{preset}'", expected=f"one of {', '.join(PRESETS)}", where="augment.preset")
+        return _FilePipeline(_compose(load_pipeline(file)))
     return _unchanged if preset == "none" else _preset(preset)
 
 
@@ -186,8 +220,87 @@ def load_pipeline(path: str | Path) -> Mapping[str, Any]:
         raise _unfit(f"{path} cannot be read ({error})") from error
     if not isinstance(serialised, dict) or not isinstance(serialised.get("transform"), dict):
         raise _unfit(f"{path} is not a pipeline of albumentations", expected="what its A.save writes, JSON or YAML")
-    _compose(serialised, ignore_index=255)
+    _compose(serialised)
     return serialised
+
+
+def warp_maps(draw: np.random.Generator, shape_yx: tuple[int, int], strength: WarpStrength) -> tuple[FieldYX, FieldYX]:
+    """Return where each pixel of a patch comes from, as columns and rows (Y, X)."""
+    height, width = shape_yx
+    angle = np.deg2rad(draw.uniform(-strength.turn, strength.turn))
+    scale = strength.zoom ** draw.uniform(-1.0, 1.0)
+    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+    y_from_centre, x_from_centre = np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2
+    column = (-sine * y_from_centre, cosine * x_from_centre + (width - 1) / 2)
+    row = (cosine * y_from_centre, sine * x_from_centre + (height - 1) / 2)
+    return (
+        _smooth_field(draw, *column, strength.bend * width, num_knots=4),
+        _smooth_field(draw, *row, strength.bend * height, num_knots=4),
+    )
+
+
+def resample_image(image_yxc: ImageYXC, column_yx: FieldYX, row_yx: FieldYX) -> ImageYXC:
+    """Return the image (Y, X, C), bilinearly resampled, mirrored beyond its edges."""
+    # OpenCV resamples at most four channels at once.
+    parts = [image_yxc[..., first : first + 4] for first in range(0, image_yxc.shape[2], 4)]
+    warped = [cv2.remap(part, column_yx, row_yx, cv2.INTER_LINEAR, borderMode=BORDER) for part in parts]
+    return np.concatenate([part.reshape(*image_yxc.shape[:2], -1) for part in warped], axis=2)
+
+
+def resample_mask(mask_yx: MaskYX, column_yx: FieldYX, row_yx: FieldYX) -> MaskYX:
+    """Return the mask (Y, X), resampled by nearest neighbour, mirrored beyond its edges."""
+    warped: Any = cv2.remap(mask_yx, column_yx, row_yx, cv2.INTER_NEAREST, borderMode=BORDER)
+    return warped  # type: ignore[no-any-return]  # OpenCV's stubs do not know that the type stays
+
+
+def vary_intensity(draw: np.random.Generator, image_yxc: ImageYXC, strength: IntensityStrength) -> ImageYXC:
+    """Return a standardised image (Y, X, C) with other intensities, never clipped.
+
+    Contrast and brightness are the same for all channels, which may be neighbouring planes. Gamma is left out: it has
+    no meaning below 0.
+    """
+    gain = np.float32(strength.contrast ** draw.uniform(-1.0, 1.0))
+    offset = draw.uniform(-strength.brightness, strength.brightness)
+    varied_yxc: Any = image_yxc * gain
+    if strength.shading:
+        rows_y, columns_x = np.zeros(image_yxc.shape[0]), np.full(image_yxc.shape[1], offset)
+        varied_yxc += _smooth_field(draw, rows_y, columns_x, strength.shading, num_knots=3)[..., None]
+    else:
+        varied_yxc += np.float32(offset)
+    if strength.blur and draw.random() < BLURRED_SHARE:
+        sigma = draw.uniform(0.3, strength.blur)
+        varied_yxc = cv2.GaussianBlur(varied_yxc, (0, 0), sigma, borderType=BORDER).reshape(image_yxc.shape)
+    if strength.noise and draw.random() < NOISY_SHARE:
+        grain_yxc = draw.standard_normal(image_yxc.shape, dtype=np.float32)
+        grain_yxc *= np.float32(draw.uniform(0.0, strength.noise))
+        varied_yxc += grain_yxc
+    return varied_yxc  # type: ignore[no-any-return]  # OpenCV's stubs do not know that the type stays
+
+
+def _smooth_field(
+    draw: np.random.Generator,
+    rows_y: npt.NDArray[np.float64],
+    columns_x: npt.NDArray[np.float64],
+    sigma: float,
+    *,
+    num_knots: int,
+) -> FieldYX:
+    """Return rows_y[y] + columns_x[x] + a smooth random field: normal values on a coarse grid, bicubic in between.
+
+    One product of two narrow matrices gives the whole field, without a large array in between.
+    """
+    knots = sigma * draw.standard_normal((num_knots, num_knots))
+    weights_y, weights_x = _bicubic_weights(len(rows_y), num_knots), _bicubic_weights(len(columns_x), num_knots)
+    left = np.column_stack([weights_y, rows_y, np.ones_like(rows_y)]).astype(np.float32)
+    right = np.vstack([knots @ weights_x.T, np.ones_like(columns_x), columns_x]).astype(np.float32)
+    # Not by @: the threads that a BLAS starts for it wait for each other, for 10 ms where the cores are busy.
+    field: FieldYX = np.einsum("yk,kx->yx", left, right)
+    return field
+
+
+def _bicubic_weights(num_pixels: int, num_knots: int) -> npt.NDArray[Any]:
+    """Return (num_pixels, num_knots): how much of each knot is in each pixel."""
+    return cv2.resize(np.eye(num_knots), (num_knots, num_pixels), interpolation=cv2.INTER_CUBIC)
 
 
 def _unchanged(image_yxc: ImageYXC, mask_yx: MaskYX, seed: int) -> tuple[ImageYXC, MaskYX]:
@@ -220,7 +333,7 @@ def _preset(preset: str) -> Augmentation:
     return _Pipeline(A.Compose(square, is_check_shapes=False), A.Compose(oblong, is_check_shapes=False))
 
 
-def _compose(serialised: Mapping[str, Any], ignore_index: int) -> Any:
+def _compose(serialised: Mapping[str, Any]) -> Any:
     unfit = [name for name in _transform_names(serialised["transform"]) if name in UNFIT]
     if unfit:
         raise _unfit(f"it holds {unfit[0]}, but patches are standardised before and turned into tensors after it")
@@ -236,7 +349,7 @@ def _compose(serialised: Mapping[str, Any], ignore_index: int) -> Any:
     composition.set_mask_interpolation(cv2.INTER_NEAREST)
     for transform in _leaves(composition):
         if hasattr(transform, "border_mode") and hasattr(transform, "fill_mask"):
-            transform.fill_mask = ignore_index
+            transform.fill_mask = IGNORE_INDEX
     return composition
 
 

@@ -1,13 +1,17 @@
-"""From a finished training to its bundle: what inference will read, what shaped the model, where it comes from."""
+"""What a finished training leaves: its bundle, and history.csv."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from stackseg.atomic import atomic_file
 from stackseg.dataset.records import Catalog
 from stackseg.dataset.splits import Part
 from stackseg.model.bundle import BundleSpec, InferenceSpec, Lineage, SeenPlanes, ValidationScore, save_bundle
@@ -101,6 +105,19 @@ def bundle_training(
             versions={name: version(name) for name in PACKAGES},
         ),
     )
+
+
+def write_history(path: Path, history: Sequence[EpochReport]) -> None:
+    """Write one row per epoch: what training saw, and the latest validation at that epoch."""
+    with atomic_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        columns = [name for name in asdict(history[0]) if name != "validation_iou"]
+        classes = sorted({name for one in history for name in one.validation_iou or {}})
+        writer = csv.writer(file)
+        writer.writerow([*columns, *(f"validation_iou/{name}" for name in classes)])
+        for one in history:
+            row = asdict(one)
+            scores = one.validation_iou or {}
+            writer.writerow([*(row[name] for name in columns), *(scores.get(name) for name in classes)])
 
 
 def _image_digests(catalog: Catalog, part: Part) -> tuple[str, ...]:

@@ -18,12 +18,11 @@ FABRIC_PRECISION: dict[str, FabricPrecision] = {"fp32": "32-true", "bf16": "bf16
 
 @dataclass(frozen=True)
 class Machine:
-    """Where training runs: device name, processes, loader workers per process, and Fabric's strategy for several."""
+    """Where training runs: device name, processes, and loader workers per process."""
 
     device: str = "auto"
     num_processes: int = 1
     num_workers: int = 0
-    strategy: str = "ddp"
 
 
 def launch(machine: Machine, options: TrainParams) -> Fabric:
@@ -43,7 +42,7 @@ def launch(machine: Machine, options: TrainParams) -> Fabric:
     fabric = Fabric(
         accelerator=device.type,
         devices=machine.num_processes if device.index is None else [device.index],
-        strategy=machine.strategy if machine.num_processes > 1 else "auto",
+        strategy="ddp" if machine.num_processes > 1 else "auto",
         precision=FABRIC_PRECISION[precision],
     )
     fabric.launch()

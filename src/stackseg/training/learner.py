@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stackseg.dataset.labels.table import IGNORE_INDEX
 from stackseg.dataset.records import Catalog
+from stackseg.errors import MachineError
 from stackseg.model.bundle import InferenceSpec
 from stackseg.model.network import build_network, check_forward
 from stackseg.params import Params
-from stackseg.params.train import TrainParams
-from stackseg.training.losses import SegmentationLoss, all_reduce_sum, balanced_weights, build_loss
+from stackseg.training.losses import training_loss
 from stackseg.training.optim import Schedule, build_average, build_optimizer
-from stackseg.training.sync_batchnorm import globalise_batch_norm
 
 
 class Learner:
@@ -52,7 +52,7 @@ class Learner:
         network = build_network(inference.network, encoder_weights=params.model.encoder_weights)
         _check_sizes(network, catalog, inference, options.patch_size, options.batch_size // fabric.world_size)
         if fabric.world_size > 1:
-            network = globalise_batch_norm(network, fabric.device)
+            network = _with_common_normalisation(network, fabric)
         self._bare = network.to(device=fabric.device, memory_format=self._layout)  # type: ignore[call-overload]
         self._average = build_average(self._bare, options.ema)
         optimizer = build_optimizer(self._bare, options)
@@ -150,19 +150,23 @@ def _check_sizes(
         check_forward(network, in_channels, window)
 
 
-def training_loss(options: TrainParams, class_pixels: Sequence[int]) -> SegmentationLoss:
-    """Return the loss that the params name, given the labelled training pixels of each class.
+def _with_common_normalisation(network: torch.nn.Module, fabric: Fabric) -> torch.nn.Module:
+    """Return the network with batch statistics over all processes, so that they train as one would.
 
     Raises
     ------
-    ParamsError
-        The class weights are not one per class, or balanced ones are asked for and a class has no pixel.
+    MachineError
+        On the CPU, where torch's synchronised batch normalisation does not run.
     """
-    asked = options.class_weights
-    weights = None if asked == "none" else balanced_weights(class_pixels) if asked == "balanced" else asked
-    return build_loss(
-        {str(name): weight for name, weight in options.loss.items()},
-        num_classes=len(class_pixels),
-        class_weights=weights,
-        reduce_sum=all_reduce_sum,
-    )
+    if fabric.device.type == "cuda":
+        # timm's conversion keeps the activation that some of its own layers hold
+        synchronised: torch.nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # has no types
+        return synchronised
+    if any(isinstance(one, _BatchNorm) for one in network.modules()):
+        raise MachineError(
+            f"{fabric.world_size} CPU processes for a network with batch normalisation",
+            expected="one process, whose threads use all cores",
+            where="--processes",
+            remedy="train in one process or on GPUs, or choose a network without it, as FPN on tu-convnext_atto",
+        )
+    return network

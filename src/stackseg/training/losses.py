@@ -1,8 +1,11 @@
-"""Segmentation losses as sums that add up across processes, then as ratios of those sums."""
+"""Segmentation losses as sums that add up across processes, then as ratios of those sums.
+
+Shapes: logits and probabilities (B, C, Y, X); target (B, Y, X) with `IGNORE_INDEX` where there is no label; truth
+(B, C, Y, X) bool, one-hot and all false where there is no label; valid (B, Y, X) bool.
+"""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,11 +13,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from stackseg.dataset.labels.table import IGNORE_INDEX
 from stackseg.errors import ParamsError
-from stackseg.training import loss_terms
+from stackseg.params.train import LossName, TrainParams
 
-TERM_NAMES = ("cross_entropy", "bce", "dice", "focal", "lovasz", "tversky")
+# how much the focal loss turns to hard pixels
+FOCAL_GAMMA = 2.0
+# what the Tversky loss charges for false positives and false negatives
+TVERSKY_ALPHA, TVERSKY_BETA = 0.3, 0.7
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -36,47 +44,58 @@ class _AllReduceSum(torch.autograd.Function):
         return total
 
 
-def num_processes() -> int:
-    """Return the number of processes that train together, 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """Return the sum of ``values`` over all processes, differentiably; ``values`` itself where there is one process.
+    """Return the sum of `values` over all processes, differentiably; `values` itself where there is one process.
 
     When W processes backpropagate the same function of the sum, each receives W times its gradient, and
     DistributedDataParallel's mean over W then leaves exactly the gradient of the loss on the global batch.
     """
-    summed: Tensor = values if num_processes() == 1 else _AllReduceSum.apply(values)
+    alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1
+    summed: Tensor = values if alone else _AllReduceSum.apply(values)
     return summed
 
 
-def _identity(values: Tensor) -> Tensor:
-    return values
-
-
 class SegmentationLoss(nn.Module):
-    """Weighted sum of loss terms; build it with :func:`build_loss`, which documents it."""
+    """Weighted sum of loss terms, a function of (logits, target).
+
+    Every term is a ratio of sums over the valid pixels of the whole batch, so every process returns the loss of the
+    global batch. Ignored pixels enter no sum and get no gradient; a batch without a valid pixel gives 0.
+
+    Parameters
+    ----------
+    terms
+        Name to positive weight:
+        ``cross_entropy``: mean over pixels, weighted by the class of the pixel.
+        ``bce``: binary cross-entropy of each class against the rest, mean over pixels and (weighted) classes.
+        ``focal``: softmax focal loss, (1 - p)^2 times the cross-entropy (Lin et al. 2017, arXiv:1708.02002).
+        ``dice``: 1 - soft Dice per class over the whole batch (Milletari et al. 2016, arXiv:1606.04797).
+        ``tversky``: as Dice, but missed pixels cost more than wrong ones (Salehi et al. 2017, arXiv:1706.05721).
+        ``lovasz``: Lovász-softmax per image, mean over images (Berman et al. 2018, arXiv:1705.08790).
+    class_weights
+        One positive weight per class for ``cross_entropy``, ``bce`` and ``focal``. The other terms average over
+        classes and so balance them by themselves: a weight there would do it twice.
+    reduce_sum
+        Differentiable sum over processes.
+
+    Notes
+    -----
+    ``dice`` and ``tversky`` average over the classes that occur in the batch, ``lovasz`` over those in the image.
+    A class that does not occur is neither rewarded nor free to grow: under softmax, what a pixel gives to it is
+    missing from the class that the pixel has.
+    """
 
     class_weights: Tensor
 
     def __init__(
         self,
-        terms: Mapping[str, float],
+        terms: Mapping[LossName, float],
         class_weights: Sequence[float],
-        ignore_index: int,
-        reduce_sum: Callable[[Tensor], Tensor],
-        focal_gamma: float,
-        tversky_alpha: float,
-        tversky_beta: float,
+        *,
+        reduce_sum: Callable[[Tensor], Tensor] = all_reduce_sum,
     ) -> None:
         super().__init__()
         self.terms = dict(terms)
-        self.ignore_index = ignore_index
         self.reduce_sum = reduce_sum
-        self.focal_gamma = focal_gamma
-        self.tversky_alpha = tversky_alpha
-        self.tversky_beta = tversky_beta
         self.register_buffer("class_weights", torch.tensor(class_weights, dtype=torch.float32), persistent=False)
 
     def forward(self, logits_bcyx: Tensor, target_byx: Tensor) -> Tensor:
@@ -88,106 +107,48 @@ class SegmentationLoss(nn.Module):
             total = self.reduce_sum(torch.cat(list(sums.values())))
             parts = torch.split(total, [len(values) for values in sums.values()])
             losses = [
-                weight * self._ratio(name, part) for (name, weight), part in zip(self.terms.items(), parts, strict=True)
+                weight * _ratio(name, part) for (name, weight), part in zip(self.terms.items(), parts, strict=True)
             ]
             return torch.stack(losses).sum()
 
-    def _local_sums(self, name: str, logits_bcyx: Tensor, target_byx: Tensor) -> Tensor:
-        """Return the sums over this process's pixels that ``_ratio`` turns into the term."""
+    def _local_sums(self, name: LossName, logits_bcyx: Tensor, target_byx: Tensor) -> Tensor:
+        """Return the sums over this process's pixels that `_ratio` turns into the term."""
         if name in ("cross_entropy", "focal"):
-            gamma = self.focal_gamma if name == "focal" else 0.0
-            return loss_terms.cross_entropy_sums(logits_bcyx, target_byx, self.class_weights, self.ignore_index, gamma)
-        valid_byx = target_byx != self.ignore_index
+            gamma = FOCAL_GAMMA if name == "focal" else 0.0
+            return _cross_entropy_sums(logits_bcyx, target_byx, self.class_weights, gamma)
+        valid_byx = target_byx != IGNORE_INDEX
         class_cyx = torch.arange(logits_bcyx.shape[1], device=logits_bcyx.device)[:, None, None]
         truth_bcyx = (target_byx[:, None] == class_cyx) & valid_byx[:, None]
         if name == "bce":
-            return loss_terms.one_vs_rest_sums(logits_bcyx, truth_bcyx, valid_byx, self.class_weights)
+            return _one_vs_rest_sums(logits_bcyx, truth_bcyx, valid_byx, self.class_weights)
         if name == "lovasz":
-            return loss_terms.lovasz_sums(logits_bcyx.softmax(1), truth_bcyx, valid_byx)
-        return loss_terms.overlap_sums(logits_bcyx.softmax(1), truth_bcyx)
-
-    def _ratio(self, name: str, total: Tensor) -> Tensor:
-        if name == "dice":
-            return loss_terms.one_minus_overlap(total, 0.5, 0.5)
-        if name == "tversky":
-            return loss_terms.one_minus_overlap(total, self.tversky_alpha, self.tversky_beta)
-        return loss_terms.safe_ratio(total[0], total[1])
+            return _lovasz_sums(logits_bcyx.softmax(1), truth_bcyx, valid_byx)
+        return _overlap_sums(logits_bcyx.softmax(1), truth_bcyx)
 
 
-def build_loss(
-    terms: Mapping[str, float],
-    *,
-    num_classes: int,
-    class_weights: Sequence[float] | None = None,
-    ignore_index: int = 255,
-    reduce_sum: Callable[[Tensor], Tensor] = _identity,
-    focal_gamma: float = 2.0,
-    tversky_alpha: float = 0.3,
-    tversky_beta: float = 0.7,
-) -> SegmentationLoss:
-    """Return a callable ``loss(logits_bcyx, target_byx)`` that gives the weighted sum of ``terms`` as a scalar.
-
-    Every term is a ratio of sums over the valid pixels of the whole batch. With ``reduce_sum=all_reduce_sum`` the
-    sums are those of all processes, so every process returns the loss of the global batch. Pixels of
-    ``ignore_index`` enter no sum and get no gradient; a batch without a valid pixel gives 0.
-
-    Parameters
-    ----------
-    terms
-        Name to positive weight:
-        ``cross_entropy``: mean over pixels, weighted by the class of the pixel.
-        ``bce``: binary cross-entropy of each class against the rest, mean over pixels and (weighted) classes.
-        ``focal``: softmax focal loss, (1 - p)^gamma times the cross-entropy (Lin et al. 2017, arXiv:1708.02002).
-        ``dice``: 1 - soft Dice per class over the whole batch (Milletari et al. 2016, arXiv:1606.04797).
-        ``tversky``: as Dice, with weights for false positives and negatives (Salehi et al. 2017, arXiv:1706.05721).
-        ``lovasz``: Lovász-softmax per image, mean over images (Berman et al. 2018, arXiv:1705.08790).
-    num_classes
-        Channels of the logits.
-    class_weights
-        One positive weight per class for ``cross_entropy``, ``bce`` and ``focal``. The other terms average over
-        classes and so balance them by themselves: a weight there would do it twice.
-    ignore_index
-        Target value of pixels without a label.
-    reduce_sum
-        Differentiable sum over processes.
-    focal_gamma, tversky_alpha, tversky_beta
-        Focus on hard pixels; cost of false positives; cost of false negatives.
-
-    Notes
-    -----
-    ``dice`` and ``tversky`` average over the classes that occur in the batch, ``lovasz`` over those in the image.
-    A class that does not occur is neither rewarded nor free to grow: under softmax, what a pixel gives to it is
-    missing from the class that the pixel has.
+def training_loss(options: TrainParams, class_pixels: Sequence[int]) -> SegmentationLoss:
+    """Return the loss that the params name, given the labelled training pixels of each class.
 
     Raises
     ------
     ParamsError
-        For unknown or no terms, or weights and options out of range.
+        The class weights are not one per class, or balanced ones are asked for and a class has no pixel.
     """
-    _check_terms(terms)
-    weights = [1.0] * num_classes if class_weights is None else [float(weight) for weight in class_weights]
-    if len(weights) != num_classes:
+    asked = options.class_weights
+    if asked == "balanced":
+        weights = balanced_weights(class_pixels)
+    elif asked == "none":
+        weights = [1.0] * len(class_pixels)
+    elif len(asked) == len(class_pixels):
+        weights = list(asked)
+    else:
         raise ParamsError(
-            f"{len(weights)} class weights",
-            expected=f"{num_classes}, one per class",
+            f"{len(asked)} class weights",
+            expected=f"{len(class_pixels)}, one per class",
             where="train.class_weights",
             remedy="list one weight per class, or use 'balanced' or 'none'",
         )
-    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
-        raise ParamsError(f"class weights {weights}", expected="finite numbers above 0", where="train.class_weights")
-    # beta above 0 keeps every denominator positive: a class that occurs is partly found or partly missed.
-    for option, value, in_range in (
-        ("focal_gamma", focal_gamma, focal_gamma >= 0),
-        ("tversky_alpha", tversky_alpha, tversky_alpha >= 0),
-        ("tversky_beta", tversky_beta, tversky_beta > 0),
-    ):
-        if not (math.isfinite(value) and in_range):
-            raise ParamsError(
-                f"{option} = {value}",
-                expected="a finite number above 0" if option == "tversky_beta" else "a finite number of 0 or more",
-                where="train.loss",
-            )
-    return SegmentationLoss(terms, weights, ignore_index, reduce_sum, focal_gamma, tversky_alpha, tversky_beta)
+    return SegmentationLoss(options.loss, weights)
 
 
 def balanced_weights(num_pixels_per_class: Sequence[int]) -> list[float]:
@@ -214,20 +175,72 @@ def balanced_weights(num_pixels_per_class: Sequence[int]) -> list[float]:
     return [value / mean for value in inverse]
 
 
-def _check_terms(terms: Mapping[str, float]) -> None:
-    unknown = [name for name in terms if name not in TERM_NAMES]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], TERM_NAMES, n=1, cutoff=0.0)[0]
-        raise ParamsError(
-            f"unknown loss term '{unknown[0]}'",
-            expected=f"one of {', '.join(TERM_NAMES)}",
-            where="train.loss",
-            remedy=f"did you mean '{near}'?",
+def _ratio(name: LossName, total: Tensor) -> Tensor:
+    if name == "dice":
+        return _one_minus_overlap(total, 0.5, 0.5)
+    if name == "tversky":
+        return _one_minus_overlap(total, TVERSKY_ALPHA, TVERSKY_BETA)
+    return _safe_ratio(total[0], total[1])
+
+
+def _cross_entropy_sums(logits_bcyx: Tensor, target_byx: Tensor, class_weights: Tensor, gamma: float) -> Tensor:
+    """Return (sum of weight · (1 - p)^gamma · -log p, sum of weight) over the labelled pixels."""
+    num_pixels_c = torch.stack([(target_byx == index).sum() for index in range(len(class_weights))])
+    sum_weight = (num_pixels_c * class_weights).sum()
+    if gamma == 0:
+        loss = F.cross_entropy(
+            logits_bcyx, target_byx, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="sum"
         )
-    if not terms or not all(math.isfinite(weight) and weight > 0 for weight in terms.values()):
-        raise ParamsError(
-            f"loss terms {dict(terms)}",
-            expected="at least one term, each with a finite weight above 0",
-            where="train.loss",
-            remedy="write for example cross_entropy: 1.0 and dice: 1.0",
-        )
+        return torch.stack([loss, sum_weight])
+    loss_byx = F.cross_entropy(logits_bcyx, target_byx, ignore_index=IGNORE_INDEX, reduction="none")
+    weight_byx = class_weights[torch.where(target_byx == IGNORE_INDEX, 0, target_byx)]
+    focus_byx = (-torch.expm1(-loss_byx)).pow(gamma)
+    return torch.stack([(weight_byx * focus_byx * loss_byx).sum(), sum_weight])
+
+
+def _one_vs_rest_sums(logits_bcyx: Tensor, truth_bcyx: Tensor, valid_byx: Tensor, class_weights: Tensor) -> Tensor:
+    """Return (sum of class weight · binary cross-entropy, sum of class weight) over labelled pixels and classes."""
+    loss_bcyx = F.binary_cross_entropy_with_logits(logits_bcyx, truth_bcyx.float(), reduction="none")
+    loss_c = (loss_bcyx * valid_byx[:, None]).sum((0, 2, 3))
+    return torch.stack([(loss_c * class_weights).sum(), valid_byx.sum() * class_weights.sum()])
+
+
+def _overlap_sums(p_bcyx: Tensor, truth_bcyx: Tensor) -> Tensor:
+    """Return per class the soft true positives, predicted and true pixels, concatenated to (3C,)."""
+    truth_bcn = truth_bcyx.flatten(2).float()
+    # The soft confusion matrix (predicted, true) as one product: a third of the time of masked sums.
+    confusion_cc = torch.bmm(p_bcyx.flatten(2), truth_bcn.transpose(1, 2)).sum(0)
+    return torch.cat([confusion_cc.diagonal(), confusion_cc.sum(1), truth_bcn.sum((0, 2))])
+
+
+def _one_minus_overlap(sums: Tensor, alpha: float, beta: float) -> Tensor:
+    """Return 1 - Tversky index (alpha = beta = 0.5: Dice), mean over the classes that occur."""
+    hit_c, predicted_c, true_c = sums.chunk(3)
+    index_c = _safe_ratio(hit_c, hit_c + alpha * (predicted_c - hit_c) + beta * (true_c - hit_c))
+    occurs_c = true_c > 0
+    return _safe_ratio(((1.0 - index_c) * occurs_c).sum(), occurs_c.sum())
+
+
+def _lovasz_sums(p_bcyx: Tensor, truth_bcyx: Tensor, valid_byx: Tensor) -> Tensor:
+    """Return (sum over images of the Lovász-softmax loss, number of images with a valid pixel)."""
+    truth_bcn = truth_bcyx.flatten(2).float()
+    error_bcn = (truth_bcn - p_bcyx.flatten(2)).abs()
+    # Ignored pixels sort behind all others, where they change no set that the extension runs through.
+    error_bcn = error_bcn.masked_fill(~valid_byx.flatten(1)[:, None], -1.0)
+    error_bcn, order_bcn = error_bcn.sort(dim=2, descending=True)
+    with torch.no_grad():
+        sorted_bcn = truth_bcn.gather(2, order_bcn)
+        num_true_bc1 = sorted_bcn.sum(2, keepdim=True)
+        hit_bcn = num_true_bc1 - sorted_bcn.cumsum(2)
+        union_bcn = num_true_bc1 + (1.0 - sorted_bcn).cumsum(2)
+        jaccard_bcn = 1.0 - hit_bcn / union_bcn
+        slope_bcn = torch.diff(jaccard_bcn, dim=2, prepend=torch.zeros_like(num_true_bc1))
+    loss_bc = (error_bcn.clamp_min(0.0) * slope_bcn).sum(2)
+    occurs_bc = num_true_bc1[..., 0] > 0
+    loss_b = _safe_ratio((loss_bc * occurs_bc).sum(1), occurs_bc.sum(1))
+    return torch.stack([loss_b.sum(), occurs_bc.any(1).sum().float()])
+
+
+def _safe_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return the ratio, and 0 with zero gradient where the denominator is 0 (nothing was there to sum)."""
+    return numerator / torch.where(denominator > 0, denominator, 1.0) * (denominator > 0)

@@ -20,10 +20,8 @@ from stackseg.dataset.records import Catalog, PlaneRecord
 from stackseg.dataset.specimens import Specimen, find_specimens
 from stackseg.dataset.splits import PlaneRef
 from stackseg.model.segment import check_neighbours, stack_context
+from stackseg.training.augmentation import Augmentation
 
-Augmentation = Callable[
-    [npt.NDArray[np.float32], npt.NDArray[np.uint8], int], tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
-]
 # pixels of a rare class remembered per plane: enough to centre patches anywhere it is
 REMEMBERED_PIXELS = 4096
 # decoded planes may fill this share of the memory that is free at the start

@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 
 from stackseg.dataset.records import Catalog
 from stackseg.dataset.specimens import find_specimens
-from stackseg.model.bundle import Bundle, InferenceSpec, prepare_network
+from stackseg.model.bundle import InferenceSpec, Segmenter, prepare_network
 from stackseg.model.confusion import confusion_counts, iou_per_class, mean_iou, pixel_accuracy
 from stackseg.model.segment import segment
 from stackseg.training.callbacks import EpochReport
@@ -33,7 +33,7 @@ class Validation:
         """Return the report with the scores of a network, which stays as it is."""
         # a copy, since inference folds layers and has its own memory layout and mode
         copied = prepare_network(copy.deepcopy(network), self._inference, self._fabric.device)
-        counts_cc = self._count(Bundle(self._inference, copied))
+        counts_cc = self._count(Segmenter(self._inference, copied))
         return replace(
             report,
             validation_mean_iou=mean_iou(counts_cc),
@@ -41,14 +41,14 @@ class Validation:
             validation_iou=dict(zip(self._inference.class_names, iou_per_class(counts_cc), strict=True)),
         )
 
-    def _count(self, bundle: Bundle) -> npt.NDArray[np.int64]:
+    def _count(self, segmenter: Segmenter) -> npt.NDArray[np.int64]:
         num_classes = len(self._catalog.classes)
         counts_cc = np.zeros((num_classes, num_classes), np.int64)
         planes = [ref for ref, _ in self._catalog.planes("validation")]
         mine = planes[self._fabric.global_rank :: self._fabric.world_size]
         for name in dict.fromkeys(ref.specimen for ref in mine):
             specimen = self._specimens[name]
-            for plane in segment(specimen, bundle, planes=[ref.z for ref in mine if ref.specimen == name]):
+            for plane in segment(specimen, segmenter, planes=[ref.z for ref in mine if ref.specimen == name]):
                 truth_yx = specimen.labels(plane.z, self._catalog.table)
                 counts_cc += confusion_counts(truth_yx, plane.mask_yx, num_classes)
         return sum_over_processes(self._fabric, torch.from_numpy(counts_cc)).numpy()

@@ -11,7 +11,7 @@ from stackseg.model.network import NetworkSpec, build_network
 from stackseg.search.space.preflight import some_values
 from stackseg.search.space.space import WHERE, Space
 from stackseg.training.augmentation import build_augmentation, check_augmentation
-from stackseg.training.learner import training_loss
+from stackseg.training.losses import training_loss
 
 
 def check_buildable(space: Space, in_channels: int, class_pixels: Sequence[int], device: torch.device) -> None:
