@@ -38,7 +38,7 @@ from stackseg.training.train import EpochReport, Machine, TrainingStart
 EPOCHS = 6
 
 
-class Stopwatch:
+class Stopwatch(Callback):
     """Callback that notes when each epoch ends, after all that is done for it."""
 
     def __init__(self) -> None:

@@ -9,14 +9,14 @@ import torch
 from optuna.trial import Trial, TrialState
 
 from stackseg.search.study import RUN_ID
-from stackseg.training.callbacks import EpochReport, TrainingStart, TrainingStopped
+from stackseg.training.callbacks import Callback, EpochReport, TrainingStart, TrainingStopped
 
 
 class TrialTaken(Exception):  # noqa: N818  # no error of the trial
     """The trial was ended elsewhere, while this worker was taken for dead."""
 
 
-class Follower:
+class Follower(Callback):
     """Callback that reports epochs to the pruner, and ends the training if the pruner or the search says so."""
 
     def __init__(self, trial: Trial, most_epochs: int, must_end: Callable[[], bool]) -> None:

@@ -43,6 +43,12 @@ def dvc_tags() -> dict[str, str]:
     return {tag: os.environ[name] for name, tag in names.items() if os.environ.get(name)}
 
 
+def run_name(network: str, commit: str | None, dirty: bool | None) -> str:
+    """Return a run's name: the network, and DVC's name of the experiment or else the commit, + if it is dirty."""
+    code = os.environ.get("DVC_EXP_NAME") or (commit[:7] + ("+" if dirty else "") if commit else "")
+    return f"{network} · {code}" if code else network
+
+
 def require_dependency(pipeline: Path, stage: str, name: str) -> None:
     """Check that a file which params name is among a stage's dependencies, or DVC would not see it change.
 
