@@ -33,7 +33,7 @@ from stackseg.model.network import NetworkSpec, build_network
 from stackseg.params import Params, read_params
 from stackseg.training.losses import build_loss
 from stackseg.training.optim import build_optimizer
-from stackseg.training.train import EpochReport, Machine, TrainingStart
+from stackseg.training.train import Callback, EpochReport, Machine, TrainingStart
 
 EPOCHS = 6
 

@@ -8,12 +8,13 @@ from stackseg.cli.console import figure, next_step, say, table
 from stackseg.cli.project import checkpoints_folder
 from stackseg.cli.stages import ShownTraining, show_scores
 from stackseg.cli.store import ready_store
+from stackseg.dataset.records import Catalog
 from stackseg.params import Params
 from stackseg.tracking.cross_validation import FoldResult, train_all_folds
 from stackseg.training.train import Machine
 
 
-def train_folds(params: Params, data: Path, out: Path, folds: int, machine: Machine) -> None:
+def train_folds(params: Params, catalog: Catalog, data: Path, out: Path, folds: int, machine: Machine) -> None:
     """Train the folds one after another, logged as children of one run, and show the pooled scores."""
     root, experiment_id = ready_store(params)
 
@@ -23,6 +24,7 @@ def train_folds(params: Params, data: Path, out: Path, folds: int, machine: Mach
     with ShownTraining() as shown:
         pooled = train_all_folds(
             params,
+            catalog,
             data=data,
             out=out / "folds",
             num_folds=folds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from stackseg.evaluation.bootstrap import Interval
     from stackseg.evaluation.evaluate import Evaluation
     from stackseg.params import Params
+    from stackseg.training.callbacks import ValidationPlane
     from stackseg.training.train import EpochReport, TrainingStart
 
 PANEL = "Stages (dvc repro runs them)"
@@ -84,7 +86,7 @@ def train(
     if folds is not None:
         from stackseg.cli.folds import train_folds
 
-        train_folds(params, data, out, folds, machine)
+        train_folds(params, read_catalog(catalog), data, out, folds, machine)
         return
     root, experiment_id = ready_store(params)
     with ShownTraining() as shown:
@@ -203,6 +205,9 @@ class ShownTraining:
     def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
         """Move the bar."""
         self._progress.advance(self._task)
+
+    def on_validation(self, report: EpochReport, planes: Sequence[ValidationPlane]) -> None:
+        """Show no picture."""
 
     def on_epoch(self, report: EpochReport) -> None:
         """Show loss and validation IoU; without a terminal, a line per validation."""

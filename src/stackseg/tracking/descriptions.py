@@ -50,7 +50,7 @@ def data_section(catalog: Catalog, git: GitState) -> str:
         + (" **held-out planes resemble training planes**" if leakage.leaks else ""),
     ]
     if git.commit is not None:
-        lines.append(f"commit `{git.commit[:7]}`" + (", changed: lineage/uncommitted.diff" if git.dirty else ""))
+        lines.append(f"commit `{git.short}`" + (", with the changes in lineage/uncommitted.diff" if git.dirty else ""))
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -68,7 +68,10 @@ def score_table(evaluation: Evaluation) -> str:
     """Return the scores of an evaluation with their intervals, as Markdown."""
     scores = evaluation.scores
     rows = [
-        (one.name.replace("|", r"\|"), *map(figure, (one.iou, one.dice, one.precision, one.recall, one.boundary_f1, one.boundary_iou)))
+        (
+            one.name.replace("|", r"\|"),
+            *map(figure, (one.iou, one.dice, one.precision, one.recall, one.boundary_f1, one.boundary_iou)),
+        )
         for one in scores.classes[:MAX_ROWS]
     ]
     left_out = len(scores.classes) - len(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,7 @@ class ValidationPlane:
     prediction_yx: npt.NDArray[np.uint8]
 
 
-class Callback:
+class Callback(Protocol):
     """Whoever wants to follow a training, on the first process only; an exception from it ends the training."""
 
     def on_start(self, start: TrainingStart) -> None:
