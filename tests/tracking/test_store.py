@@ -177,8 +177,8 @@ class TestDatabase:
         assert "Segmentation models" in tags["mlflow.note.content"]
 
     def test_what_a_person_wrote_about_an_experiment_stays(self, prepared: Path) -> None:
-        client = mlflow.MlflowClient()
         experiment_id = prepare_store(prepared, experiment="described").experiment_id
+        client = mlflow.MlflowClient()
         own = {"mlflow.experimentKind": "regression", "mlflow.note.content": "my own words"}
         for key, value in own.items():
             client.set_experiment_tag(experiment_id, key, value)
