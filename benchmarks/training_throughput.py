@@ -33,12 +33,12 @@ from stackseg.model.network import NetworkSpec, build_network
 from stackseg.params import Params, read_params
 from stackseg.training.losses import SegmentationLoss
 from stackseg.training.optim import build_optimizer
-from stackseg.training.train import EpochReport, Machine, TrainingStart
+from stackseg.training.train import Callback, EpochReport, Machine, TrainingStart
 
 EPOCHS = 6
 
 
-class Stopwatch:
+class Stopwatch(Callback):
     """Callback that notes when each epoch ends, after all that is done for it."""
 
     def __init__(self) -> None:

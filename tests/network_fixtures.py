@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from stackseg.training.train import EpochReport, TrainingResult, TrainingStart
+from stackseg.training.train import Callback, EpochReport, TrainingResult, TrainingStart
 from tiny_projects import Project, make_tiny_project, tiny_stack, write_specimen
 
 
-class Follower:
+class Follower(Callback):
     """Callback that keeps what it hears, and may stop a training."""
 
     def __init__(self, *, stop_after_epoch: int | None = None, stop_at_step: tuple[int, int] | None = None) -> None:

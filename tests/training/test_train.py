@@ -26,7 +26,7 @@ from stackseg.model.devices import has_bf16
 from stackseg.model.network import build_network
 from stackseg.model.segment import SegmentedPlane, segment
 from stackseg.training.launch import launch
-from stackseg.training.train import EpochReport, Machine, TrainingResult, inference_spec, train
+from stackseg.training.train import Callback, EpochReport, Machine, TrainingResult, inference_spec, train
 
 RESUMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "one cycle, rare validation": (
@@ -316,7 +316,7 @@ def test_validation_evaluation_and_serving_give_the_same_masks(
     # the weights of the second epoch are kept only if it is the better one: then its masks are the ones to compare
     validated: list[dict[int, Any]] = []
 
-    class Keeper:
+    class Keeper(Callback):
         def on_start(self, start: Any) -> None: ...
         def on_step(self, epoch: int, step: int, loss: Any) -> None: ...
         def on_epoch(self, report: EpochReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from stackseg.evaluation.bootstrap import Interval
     from stackseg.evaluation.evaluate import Evaluation
     from stackseg.params import Params
+    from stackseg.training.callbacks import ValidationPlane
     from stackseg.training.train import EpochReport, Machine, TrainingStart
 
 PANEL = "Stages (dvc repro runs them)"
@@ -87,7 +89,7 @@ def train(
     if params.augment.file is not None:
         require_dependency(Path("dvc.yaml"), "train", params.augment.file)
     if folds is not None:
-        train_folds(params, data, out, folds, machine)
+        train_folds(params, read_catalog(catalog), data, out, folds, machine)
         return
     root, experiment_id = ready_store(params)
     with ShownTraining() as shown:
@@ -111,7 +113,7 @@ def train(
     next_step("dvc repro evaluate")
 
 
-def train_folds(params: Params, data: Path, out: Path, folds: int, machine: Machine) -> None:
+def train_folds(params: Params, catalog: Catalog, data: Path, out: Path, folds: int, machine: Machine) -> None:
     """Train the folds one after another, logged as children of one run, and show the pooled scores."""
     from stackseg.tracking.cross_validation import train_all_folds
 
@@ -119,6 +121,7 @@ def train_folds(params: Params, data: Path, out: Path, folds: int, machine: Mach
     with ShownTraining() as shown:
         pooled = train_all_folds(
             params,
+            catalog,
             data=data,
             out=out / "folds",
             num_folds=folds,
@@ -230,6 +233,9 @@ class ShownTraining:
     def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
         """Move the bar."""
         self._progress.advance(self._task)
+
+    def on_validation(self, report: EpochReport, planes: Sequence[ValidationPlane]) -> None:
+        """Show no picture."""
 
     def on_epoch(self, report: EpochReport) -> None:
         """Show loss and validation IoU; without a terminal, a line per validation."""

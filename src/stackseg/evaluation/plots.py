@@ -17,6 +17,8 @@ from stackseg.dataset.labels.table import IGNORE_INDEX
 RIGHT, WRONG, IGNORED = "#e8ecef", "#d1003f", "#7a8794"
 # beyond this side a picture is reduced: it is looked at, not measured
 MAX_SIDE = 1024
+# of each of the four parts of a panel
+PANEL_SIDE = 384
 
 
 def colourise(labels_yx: npt.NDArray[np.uint8], display: Sequence[str]) -> npt.NDArray[np.uint8]:
@@ -33,6 +35,31 @@ def greyscale(image_yxc: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     low, high = np.percentile(shown, [1, 99])
     stretched: npt.NDArray[np.float64] = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
     return stretched
+
+
+def overlay_panel(
+    image_yxc: npt.NDArray[np.generic],
+    truth_yx: npt.NDArray[np.uint8],
+    prediction_yx: npt.NDArray[np.uint8],
+    display: Sequence[str],
+) -> npt.NDArray[np.uint8]:
+    """Return input and truth, and below them prediction and error, as one RGB picture (Y, X, 3) without a word.
+
+    Planes are reduced to at most PANEL_SIDE pixels a side; arguments are those of `draw_overlay`.
+    """
+    step = -(-max(truth_yx.shape) // PANEL_SIDE)
+    truth_yx, prediction_yx = truth_yx[::step, ::step], prediction_yx[::step, ::step]
+    shown = (greyscale(image_yxc[::step, ::step]) * 255).astype(np.uint8)
+    input_yx3 = shown if shown.ndim == 3 else shown[:, :, None].repeat(3, 2)
+    error_yx = np.where(truth_yx == IGNORE_INDEX, 2, truth_yx != prediction_yx).astype(np.uint8)
+    parts = [
+        input_yx3,
+        colourise(truth_yx, display),
+        colourise(prediction_yx, display),
+        colourise(error_yx, (RIGHT, WRONG, IGNORED)),
+    ]
+    framed = [np.pad(one, ((0, 4), (0, 4), (0, 0)), constant_values=255) for one in parts]
+    return np.concatenate([np.concatenate(framed[:2], 1), np.concatenate(framed[2:], 1)])[:-4, :-4]
 
 
 def draw_overlay(

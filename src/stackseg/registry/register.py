@@ -12,7 +12,7 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NAME
 
 from stackseg.dataset.records import Catalog
 from stackseg.errors import DataError
@@ -20,7 +20,8 @@ from stackseg.evaluation.evaluate import Evaluation
 from stackseg.evaluation.report import score_metrics
 from stackseg.model.bundle import BundleSpec
 from stackseg.registry.versions import CHALLENGER
-from stackseg.tracking.lineage import GitState
+from stackseg.tracking.descriptions import describe_scores
+from stackseg.tracking.lineage import GitState, run_name
 from stackseg.tracking.run_logger import RunRecord, dataset_of, find_run, lineage_tags, log_metrics, reopened
 
 # the digests that make a version what it is
@@ -89,6 +90,7 @@ def register(
         model_id = model_id_of(version) if version is not None else str(log_model().model_id)
     # once for the run's own table, and on the model of it
     log_metrics(run_id, score_metrics(evaluation), model_id=model_id, dataset=test)
+    describe_scores(run_id, model_id, evaluation)
     if version is not None:
         runs = [one for one in version.tags.get("run_ids", "").split(",") if one]
         if run_id not in runs:
@@ -184,7 +186,9 @@ def _run_of(record: RunRecord, spec: BundleSpec, experiment_id: str, git: GitSta
     earlier = MlflowClient().search_runs([experiment_id], f"tags.restored_from = '{record.run_id}'", max_results=1)
     if earlier:
         return earlier[0].info.run_id, True
+    trained_by = GitState(spec.lineage.git_commit, spec.lineage.git_dirty, "", None)
     tags = lineage_tags(git) | {
+        MLFLOW_RUN_NAME: run_name(spec.inference.network, trained_by),
         "restored_from": record.run_id,
         "bundle_digest": spec.digest,
         "data_md5": spec.lineage.data_md5,

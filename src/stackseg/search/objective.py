@@ -195,6 +195,7 @@ def _train(
             machine=bench.machine,
             callbacks=[follower],
             tags=tags if fold is None else {**tags, "fold": str(fold)},
+            images=False,  # two pictures per epoch and trial are more than anybody looks at
         )
     except TrainingStopped as stop:
         raise TrialPruned(str(stop)) from None

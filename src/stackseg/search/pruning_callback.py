@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlflow
 import torch
 from optuna.trial import Trial, TrialState
 
 from stackseg.search.study import RUN_ID
-from stackseg.training.callbacks import EpochReport, TrainingStart, TrainingStopped
+from stackseg.training.callbacks import EpochReport, TrainingStart, TrainingStopped, ValidationPlane
 
 
 class TrialTaken(Exception):  # noqa: N818  # no error of the trial
@@ -40,6 +40,9 @@ class Follower:
         """End with the process that started this worker, or when it says so."""
         if self._must_end():
             raise KeyboardInterrupt
+
+    def on_validation(self, report: EpochReport, planes: Sequence[ValidationPlane]) -> None:
+        """Show no picture."""
 
     def on_epoch(self, report: EpochReport) -> None:
         """Report the epoch's score."""

@@ -11,15 +11,18 @@ import numpy as np
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from stackseg.catalog.build import build_catalog
+from stackseg.catalog.build import fold_catalog
+from stackseg.dataset.records import Catalog
 from stackseg.evaluation.evaluate import Evaluation, PlaneCounts, count_planes, summarise
 from stackseg.evaluation.report import score_metrics
 from stackseg.model.bundle import load_bundle
 from stackseg.model.confusion import mean_iou
 from stackseg.model.devices import pick_device
 from stackseg.params import Params
+from stackseg.tracking.descriptions import describe_run, score_table
+from stackseg.tracking.lineage import git_state, run_name
 from stackseg.tracking.logged_training import train_and_log
-from stackseg.tracking.run_logger import log_metrics
+from stackseg.tracking.run_logger import lineage_tags, log_metrics
 from stackseg.training.train import Callback, Machine
 
 
@@ -43,6 +46,7 @@ class PooledFolds:
 
 def train_all_folds(
     params: Params,
+    catalog: Catalog,
     *,
     data: Path,
     out: Path,
@@ -53,7 +57,7 @@ def train_all_folds(
     callbacks: Sequence[Callback],
     on_fold: Callable[[int], None],
 ) -> PooledFolds | None:
-    """Train each fold on the planes outside its validation part; the test part stays unread.
+    """Train each fold on the planes outside its validation part; the test part of the catalogue stays unread.
 
     Every plane outside the test part validates once, so the pooled counts cover them all. Returns None on all
     processes but the first.
@@ -62,7 +66,8 @@ def train_all_folds(
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     parent = ""
     if is_first:
-        tags = {MLFLOW_RUN_NAME: f"{num_folds} folds"}
+        git = git_state(Path.cwd())
+        tags = lineage_tags(git) | {MLFLOW_RUN_NAME: f"{num_folds} folds · {run_name(params.model, git)}"}
         parent = client.create_run(experiment_id, tags=tags).info.run_id
     counted: list[PlaneCounts] = []
     results: list[FoldResult] = []
@@ -71,10 +76,10 @@ def train_all_folds(
         for fold in range(num_folds):
             on_fold(fold)
             fold_params = params.override({"split.folds": num_folds, "split.fold": fold})
-            catalog = build_catalog(data, fold_params)
+            of_fold = fold_catalog(catalog, data, fold=fold, folds=num_folds)
             result = train_and_log(
                 fold_params,
-                catalog,
+                of_fold,
                 data=data,
                 out=out / str(fold),
                 checkpoints=checkpoints,
@@ -86,7 +91,7 @@ def train_all_folds(
             if result is None:
                 continue
             bundle = load_bundle(out / str(fold) / "model", pick_device(machine.device))
-            planes = count_planes(bundle, catalog, data, params.evaluate, part="validation")
+            planes = count_planes(bundle, of_fold, data, params.evaluate, part="validation")
             counted.extend(planes)
             score = mean_iou(np.sum([one.counts_cc for one in planes], axis=0))
             results.append(FoldResult(fold, len(planes), score, bundle.digest))
@@ -109,5 +114,6 @@ def train_all_folds(
     )
     (out / "evaluation.json").write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
     log_metrics(parent, {f"pooled_{key}": value for key, value in score_metrics(evaluation).items()})
+    describe_run(parent, f"Validation scores pooled over {num_folds} folds", score_table(evaluation))
     client.set_terminated(parent)
     return PooledFolds(tuple(results), evaluation)

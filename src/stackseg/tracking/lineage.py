@@ -6,10 +6,15 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
 
 from stackseg.errors import ParamsError
+
+if TYPE_CHECKING:
+    from stackseg.model.network import NetworkSpec
+    from stackseg.params.model import ModelParams
 
 # written by the stages themselves: their change says nothing about what was run
 WRITTEN_BY_RUNS = ("dvc.lock", "outputs", "mlruns", "checkpoints")
@@ -23,6 +28,11 @@ class GitState:
     dirty: bool | None
     diff: str
     branch: str | None
+
+    @property
+    def short(self) -> str:
+        """The commit in seven characters, with + where dirty; empty outside a repository."""
+        return "" if self.commit is None else self.commit[:7] + ("+" if self.dirty else "")
 
 
 def git_state(root: Path) -> GitState:
@@ -41,6 +51,13 @@ def dvc_tags() -> dict[str, str]:
     """Return DVC's names for the experiment that this process runs in, as tags."""
     names = {"DVC_EXP_NAME": "dvc.experiment", "DVC_EXP_BASELINE_REV": "dvc.baseline", "DVC_STAGE": "dvc.stage"}
     return {tag: os.environ[name] for name, tag in names.items() if os.environ.get(name)}
+
+
+def run_name(network: ModelParams | NetworkSpec, git: GitState) -> str:
+    """Return a run's name: the network, and DVC's name of the experiment or else the commit, with + where dirty."""
+    name = f"{network.architecture}-{network.encoder}"
+    code = os.environ.get("DVC_EXP_NAME") or git.short
+    return f"{name} · {code}" if code else name
 
 
 def require_dependency(pipeline: Path, stage: str, name: str) -> None:

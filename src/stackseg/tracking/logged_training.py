@@ -25,13 +25,14 @@ def train_and_log(
     machine: Machine,
     callbacks: Sequence[Callback] = (),
     tags: dict[str, str] | None = None,
+    images: bool = True,
 ) -> TrainingResult | None:
     """Train, log to one MLflow run, and write model/, run.json and history.csv into `out`.
 
-    Returns None on all processes but the first.
+    `tags` and `images` are those of `TrainingRun`. Returns None on all processes but the first.
     """
     git = git_state(Path.cwd())
-    run = TrainingRun(experiment_id, params, catalog, data, git, tags or {})
+    run = TrainingRun(experiment_id, params, catalog, data, git, tags or {}, images=images)
     try:
         result = train(
             params,

@@ -1,4 +1,4 @@
-"""Mend the absolute paths in the tracking store after the project's folder was moved or copied.
+"""Bring the absolute paths in the tracking store up to date after the project's folder was moved or copied.
 
 MLflow records where artifacts lie as absolute paths. `prepare_store` therefore leaves the project's folder as a tag on
 its experiments; where tag and folder differ, the folder was moved, or this is a copy. In a copy the original may still
@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from stackseg.errors import StoreError
+from stackseg.tracking.sqlite import connect
 from stackseg.tracking.store_errors import store_errors, store_lock
 from stackseg.tracking.uri import own_database, shown_uri, tracking_uri
 
 ROOT_TAG = "stackseg.project_root"
-BUSY_TIMEOUT_S = 20.0
 
 # Every column in which MLflow 3.17 keeps a path that it will follow. What only tells where something came from
 # (the tag mlflow.source.name, the inputs of spans, MLmodel files) stays as it was written.
@@ -71,7 +71,7 @@ def find_moved(root: Path) -> str | None:
     database = own_database(root)
     if database is None or not database.is_file():
         return None
-    with store_errors(str(database)), closing(_connect(database, "ro")) as connection:
+    with store_errors(str(database)), closing(connect(database, "ro")) as connection:
         return next(iter(_recorded_roots(connection, root)), None)
 
 
@@ -104,7 +104,7 @@ def relocate(root: Path, old_prefix: str | None = None) -> RelocationReport:
     if old_prefix is not None and not PurePath(old_prefix).is_absolute():
         raise StoreError(f"the old folder is given as {old_prefix}", expected="an absolute path", where=str(root))
     lock_file = database.with_name(f"{database.name}.lock")
-    with store_errors(str(database)), store_lock(lock_file), closing(_connect(database, "rw")) as connection:
+    with store_errors(str(database)), store_lock(lock_file), closing(connect(database, "rw")) as connection:
         connection.execute("BEGIN IMMEDIATE")
         old = _recorded_roots(connection, root) if old_prefix is None else (str(PurePath(old_prefix)),)
         num_rows = _rewrite(connection, old, root)
@@ -125,10 +125,6 @@ def moved_location(location: str, old: tuple[str, ...], root: Path) -> str:
             target = root / path.relative_to(folder)
             return target.as_uri() if is_uri else str(target)
     return location
-
-
-def _connect(database: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{database.as_uri()}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
 
 def _recorded_roots(connection: sqlite3.Connection, root: Path) -> tuple[str, ...]:

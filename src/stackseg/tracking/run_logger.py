@@ -1,4 +1,4 @@
-"""One MLflow run per training: parameters, epochs, pictures, data sets, lineage."""
+"""One MLflow run per training: parameters, epochs, images, data sets, lineage, description."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from mlflow.utils.time import get_current_time_millis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,11 +25,12 @@ from stackseg.atomic import write_text
 from stackseg.dataset.records import Catalog
 from stackseg.dataset.splits import Part
 from stackseg.errors import DataError, StoreError
-from stackseg.evaluation.plots import draw_curves
+from stackseg.evaluation.plots import draw_curves, overlay_panel
 from stackseg.model.bundle import BundleSpec
 from stackseg.params import Params
-from stackseg.tracking.lineage import GitState, dvc_tags
-from stackseg.training.train import EpochReport, TrainingStart
+from stackseg.tracking.descriptions import data_section, describe_run, training_section
+from stackseg.tracking.lineage import GitState, dvc_tags, run_name
+from stackseg.training.callbacks import EpochReport, TrainingStart, ValidationPlane
 
 RUN_NOTE = "run_id"
 # MLflow's limit on a parameter's value
@@ -62,7 +64,10 @@ def read_run(path: Path) -> RunRecord:
 
 
 class TrainingRun:
-    """Callback that logs a training to its run; an interrupted training goes on in the run that it had."""
+    """Callback that logs a training to its run; an interrupted training goes on in the run that it had.
+
+    `images` are logged at each validation: what the network makes of two validation planes.
+    """
 
     def __init__(
         self,
@@ -72,8 +77,11 @@ class TrainingRun:
         data: Path,
         git: GitState,
         tags: Mapping[str, str],
+        *,
+        images: bool = True,
     ) -> None:
         self._more_tags = tags
+        self._images = images
         self._experiment_id = experiment_id
         self._params = params
         self._catalog = catalog
@@ -95,7 +103,7 @@ class TrainingRun:
         if self.run_id == earlier:
             mlflow.set_tag("resumed_at_epoch", start.first_epoch)
             logged = {one.step for one in MlflowClient().get_metric_history(earlier, "training/loss")}
-            self._tell_again([one for one in start.history if one.epoch not in logged])
+            self._log_missed([one for one in start.history if one.epoch not in logged])
             return
         shown = self._params.model_dump(mode="json", exclude={"project", "evaluate", "promotion", "search", "format"})
         mlflow.log_params(
@@ -111,10 +119,20 @@ class TrainingRun:
         mlflow.log_dict(self._catalog.model_dump(mode="json"), "catalog.json")
         if self._git.diff:
             mlflow.log_text(self._git.diff, "lineage/uncommitted.diff")
-        self._tell_again(start.history)
+        describe_run(self.run_id, "Data", data_section(self._catalog, self._git))
+        self._log_missed(start.history)
 
     def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
         """Log nothing per step: reading the loss would wait for the device."""
+
+    def on_validation(self, report: EpochReport, planes: Sequence[ValidationPlane]) -> None:
+        """Log what the network makes of the planes, under keys that MLflow's page steps through by epoch."""
+        display = [one.display for one in self._catalog.classes]
+        for one in planes if self._images else ():
+            key = re.sub(r"[^\w\-./ ]", "_", f"validation/{one.specimen} plane {one.z}", flags=re.ASCII)
+            image_yx3 = overlay_panel(one.image_yxc, one.truth_yx, one.prediction_yx, display)
+            # at once, not in the background, where a full disk would pass unseen
+            mlflow.log_image(image_yx3, key=key, step=report.epoch, synchronous=True)
 
     def on_epoch(self, report: EpochReport) -> None:
         """Log one epoch in one request."""
@@ -127,6 +145,7 @@ class TrainingRun:
             path = Path(folder) / "curves.png"
             draw_curves(path, [one.epoch for one in history], curves(history))
             mlflow.log_artifact(str(path), "pictures")
+        describe_run(self.run_id, "Training", training_section(spec, len(history)))
         mlflow.end_run()
         return RunRecord(
             run_id=self.run_id,
@@ -147,7 +166,7 @@ class TrainingRun:
         if self.run_id:
             mlflow.end_run(status="KILLED")
 
-    def _tell_again(self, reports: Sequence[EpochReport]) -> None:
+    def _log_missed(self, reports: Sequence[EpochReport]) -> None:
         """Log epochs that an interruption kept from the run, so that its curves are whole."""
         for report in reports:
             self.on_epoch(report)
@@ -158,6 +177,7 @@ class TrainingRun:
             "catalog_digest": self._catalog.digest(),
             "split": self._catalog.split.method,
             "device": start.device,
+            MLFLOW_RUN_NAME: run_name(self._params.model, self._git),
             **self._more_tags,
         }
 

@@ -1,53 +1,66 @@
-"""The tracking store, made ready: created once, with its experiment, and pointing to where the project is now."""
+"""The tracking store, prepared: made once, with its experiment, and pointing to where the project is now."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from stackseg.environment import apply_quiet_environment
 from stackseg.errors import StoreError
-from stackseg.tracking.relocate import RelocationReport, find_moved, relocate
-from stackseg.tracking.sqlite import (
-    ARTIFACT_FOLDER,
-    find_or_create,
-    open_store,
-    prepare_database,
-    ready_experiment,
-)
+from stackseg.tracking.relocate import ROOT_TAG, RelocationReport, find_moved, relocate
+from stackseg.tracking.sqlite import make_database
 from stackseg.tracking.store_errors import store_errors, store_lock
 from stackseg.tracking.uri import (
     DATABASE_NAME,
     TRACKING_VARIABLE,
     database_file,
+    own_database,
     project_root,
     shown_uri,
     tracking_uri,
 )
 
-__all__ = ["StoreReady", "prepare_store", "project_root", "store_errors", "tracking_uri"]
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+__all__ = ["PreparedStore", "prepare_store", "project_root", "store_errors", "tracking_uri"]
+
+ARTIFACT_FOLDER = "mlruns"
 REACH_TIMEOUT_S = 5
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
+# without it, MLflow's page opens an experiment as one of language models and shows no runs
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
+EXPERIMENT_NOTE = (
+    "Segmentation models, trained by stackseg. A run is one training: compare runs by `validation/mean_iou`, "
+    "which training watches, and by `test/mean_iou`, which `stackseg evaluate` adds with its interval. A run's "
+    "description says which data, split and commit it comes from; its images show the same validation planes epoch "
+    "by epoch. Runs called *study* hold the trials of a search, runs called *folds* those of a cross-validation."
+)
+
 
 @dataclass(frozen=True)
-class StoreReady:
-    """A store to log to: experiment id, address, and what was mended if the project had been moved."""
+class PreparedStore:
+    """A store to log to: experiment id, address, and what was relocated if the project had been moved."""
 
     experiment_id: str
     uri: str
     relocated: RelocationReport | None
 
 
-def prepare_store(root: Path, *, experiment: str) -> StoreReady:
-    """Make the project's tracking store and its experiment ready, and point MLflow at them.
+def prepare_store(root: Path, *, experiment: str) -> PreparedStore:
+    """Make the project's tracking store and its experiment if they are missing, and point MLflow at them.
 
-    Many processes may call it at once. A moved project is mended first (see `relocation`). Artifacts of a database
-    store go to `root`/mlruns/<experiment id>, whatever the working directory; a server places its own. MLflow exports
-    the address to `MLFLOW_TRACKING_URI`, so that child processes log to the same store.
+    Many processes may call it at once. A moved project is relocated first. Artifacts of a database store go to
+    `root`/mlruns/<experiment id>, whatever the working directory; a server places its own. MLflow exports the address
+    to `MLFLOW_TRACKING_URI`, so that child processes log to the same store.
 
     Parameters
     ----------
@@ -66,56 +79,102 @@ def prepare_store(root: Path, *, experiment: str) -> StoreReady:
     uri = tracking_uri(root)
     database = database_file(uri)
     relocated = None
-    with store_errors(shown_uri(uri)):
+    with store_errors(shown_uri(uri)), _quiet_mlflow():
         if database is None:
-            experiment_id = _prepare_server(root, uri, experiment)
+            _prepare_server(root, uri)
         else:
             _require_writable(database)
-            _refuse_remains(root)
-            relocated = _mend_move(root)
-            ready = ready_experiment(database, root, experiment)
-            if ready is None:
-                with store_lock(database.with_name(f"{database.name}.lock")):
-                    ready = prepare_database(database, root, uri, experiment)
-            experiment_id = ready
+            _refuse_file_store(root)
+            make_database(
+                database,
+                lambda new: _open_database(new, root).engine.dispose(),
+                remedy=f"set {TRACKING_VARIABLE} to a server or to a database on a local disk",
+            )
+            relocated = _relocate_if_moved(root)
+        experiment_id = _prepare_experiment(root, uri, experiment)
         import mlflow
 
         mlflow.set_tracking_uri(uri)
-    return StoreReady(experiment_id=experiment_id, uri=uri, relocated=relocated)
+    return PreparedStore(experiment_id=experiment_id, uri=uri, relocated=relocated)
 
 
-def _mend_move(root: Path) -> RelocationReport | None:
+def _open_database(uri: str, root: Path) -> SqlAlchemyStore:
+    """Open a database by MLflow's own class, making its tables if there are none; artifacts go to `root`/mlruns."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    return SqlAlchemyStore(uri, (root / ARTIFACT_FOLDER).as_uri())
+
+
+def _relocate_if_moved(root: Path) -> RelocationReport | None:
     if find_moved(root) is None:
         return None
     report = relocate(root)
     return report if report.num_rows_total else None  # another process may have been quicker
 
 
+def _prepare_experiment(root: Path, uri: str, name: str) -> str:
+    """Return the id of the experiment called `name`, creating it and what is missing of its tags."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # only an opened database can be told where artifacts go
+        creator = _open_database(uri, root) if _is_database(uri) else client
+        try:
+            creator.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
+                raise
+        found = cast("Experiment", client.get_experiment_by_name(name))
+    _require_usable(found, uri)
+    tags = {KIND_TAG: KIND, MLFLOW_RUN_NOTE: EXPERIMENT_NOTE}
+    missing = {key: value for key, value in tags.items() if key not in found.tags}
+    if own_database(root) is not None and found.tags.get(ROOT_TAG) != str(root):
+        missing[ROOT_TAG] = str(root)
+    for key, value in missing.items():
+        client.set_experiment_tag(found.experiment_id, key, value)
+    return str(found.experiment_id)
+
+
+def _require_usable(experiment: Experiment, uri: str) -> None:
+    another = "give another name as project.experiment in params.yaml"
+    if experiment.lifecycle_stage != "active":
+        raise StoreError(
+            f"the experiment '{experiment.name}' was deleted",
+            expected="an active experiment",
+            remedy=f"type `mlflow experiments restore --experiment-id {experiment.experiment_id}`, or {another}",
+        )
+    location = str(experiment.artifact_location)
+    if location.startswith("mlflow-artifacts:") and _is_database(uri):
+        raise StoreError(
+            f"the experiment '{experiment.name}' was made through an MLflow server and keeps its artifacts there "
+            f"({location})",
+            expected="an experiment with artifacts in a folder",
+            remedy=f"{another}, or set {TRACKING_VARIABLE} to the server's address",
+        )
+
+
 def _require_writable(database: Path) -> None:
     folder = database.parent
-    if not folder.is_dir():
-        raise StoreError(
-            f"the folder {folder} does not exist",
-            expected="the folder of the tracking database",
-            where=TRACKING_VARIABLE,
-            remedy=f"make the folder, or unset {TRACKING_VARIABLE} to record runs in the project",
-        )
-    # sqlite writes beside its file as well (-wal, -shm).
+    # sqlite writes beside its file as well (-wal, -shm)
     for path in (folder, database) if database.exists() else (folder,):
         if not os.access(path, os.W_OK):
             raise StoreError(
-                f"{path} cannot be written",
+                f"{path} cannot be written" if path.exists() else f"the folder {folder} does not exist",
                 expected="a place to record runs",
-                remedy=f"give yourself write permission there, or set {TRACKING_VARIABLE} to another store",
+                where=TRACKING_VARIABLE if os.environ.get(TRACKING_VARIABLE) else "",
+                remedy=f"make it and give yourself write permission there, set {TRACKING_VARIABLE} to another store, "
+                f"or unset {TRACKING_VARIABLE} to record runs in the project",
             )
 
 
-def _refuse_remains(root: Path) -> None:
+def _refuse_file_store(root: Path) -> None:
     """Refuse remains of MLflow's old file store, which a bare `mlflow ui` would open instead of the database."""
-    if os.environ.get(TRACKING_VARIABLE):
-        return
     remains = next((root / ARTIFACT_FOLDER).glob("[0-9]*/meta.yaml"), None)
-    if remains is not None:
+    if remains is not None and not os.environ.get(TRACKING_VARIABLE):
         raise StoreError(
             f"{remains} belongs to MLflow's old file store, which MLflow would use instead of {DATABASE_NAME}",
             expected=f"only artifacts in {ARTIFACT_FOLDER}",
@@ -123,64 +182,72 @@ def _refuse_remains(root: Path) -> None:
         )
 
 
-def _prepare_server(root: Path, uri: str, experiment: str) -> str:
-    scheme = uri.partition(":")[0].partition("+")[0]
-    if scheme == "file":
+def _prepare_server(root: Path, uri: str) -> None:
+    """Refuse an address that nobody answers at, and make the tables of a database server."""
+    if _scheme(uri) == "file":
         raise StoreError(
             f"{uri} is MLflow's old file store",
             expected="a database or a server",
             where=TRACKING_VARIABLE,
             remedy=f"unset {TRACKING_VARIABLE}; to keep its runs, see `mlflow migrate-filestore --help`",
         )
-    if scheme in _DEFAULT_PORTS:
-        _require_reachable(uri, _DEFAULT_PORTS[scheme])
+    require_answer(uri)
+    if _is_database(uri):
         with store_lock(root / f"{DATABASE_NAME}.lock"):
-            return find_or_create(open_store(uri, root), experiment, is_server=False)
-    if scheme in ("http", "https"):
-        _require_answer(uri)
-    from mlflow import MlflowClient
-
-    return find_or_create(MlflowClient(tracking_uri=uri), experiment, is_server=True)
+            _open_database(uri, root)
 
 
-def _require_reachable(uri: str, default_port: int) -> None:
-    """Try the database's port first: MLflow would go on trying for two minutes."""
-    from sqlalchemy import make_url
+def require_answer(uri: str) -> None:
+    """Ask a server for any answer: MLflow would go on trying for minutes, which suits a run under way, not a start.
 
-    address = make_url(uri)
-    if address.host:
-        try:
-            socket.create_connection((address.host, address.port or default_port), timeout=REACH_TIMEOUT_S).close()
-        except OSError as error:
-            raise _not_reached(uri, error) from error
-
-
-def _require_answer(uri: str) -> None:
-    """Ask for any answer first: MLflow repeats its requests for minutes, which suits a run under way, not a start."""
+    Raises
+    ------
+    StoreError
+        None came within seconds. Addresses that are neither http nor of a database server are not asked.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
+    from sqlalchemy import make_url
 
+    scheme = _scheme(uri)
     try:
-        http_request(
-            host_creds=get_default_host_creds(uri),
-            endpoint="/health",
-            method="GET",
-            max_retries=0,
-            timeout=REACH_TIMEOUT_S,
-            raise_on_status=False,
-        )
-    except MlflowException as error:
-        raise _not_reached(uri, error) from error
+        if scheme in _DEFAULT_PORTS and (address := make_url(uri)).host:
+            place = (address.host, address.port or _DEFAULT_PORTS[scheme])
+            socket.create_connection(place, timeout=REACH_TIMEOUT_S).close()
+        elif scheme in ("http", "https"):
+            creds = get_default_host_creds(uri)
+            http_request(creds, "/health", "GET", max_retries=0, timeout=REACH_TIMEOUT_S, raise_on_status=False)
+    except (OSError, MlflowException) as error:
+        cause: BaseException = error
+        while deeper := cause.__cause__ or cause.__context__:
+            cause = deeper
+        raise StoreError(
+            f"the tracking server does not answer ({type(cause).__name__})",
+            expected=f"an answer within {REACH_TIMEOUT_S} s",
+            where=shown_uri(uri),
+            remedy=f"start the server, correct {TRACKING_VARIABLE}, or unset it to record runs in the project",
+        ) from error
 
 
-def _not_reached(uri: str, error: Exception) -> StoreError:
-    cause: BaseException = error
-    while deeper := cause.__cause__ or cause.__context__:
-        cause = deeper
-    return StoreError(
-        f"the tracking server does not answer ({type(cause).__name__})",
-        expected=f"an answer within {REACH_TIMEOUT_S} s",
-        where=shown_uri(uri),
-        remedy=f"start the server, correct {TRACKING_VARIABLE}, or unset it to record runs in the project",
-    )
+def _is_database(uri: str) -> bool:
+    return database_file(uri) is not None or _scheme(uri) in _DEFAULT_PORTS
+
+
+def _scheme(uri: str) -> str:
+    """Return the kind of an address, without the driver that may follow it."""
+    return uri.partition(":")[0].partition("+")[0]
+
+
+@contextmanager
+def _quiet_mlflow() -> Iterator[None]:
+    """Keep MLflow's and alembic's account of every migration, and MLflow's tracebacks, off the terminal."""
+    levels = {"alembic": logging.WARNING, "mlflow.store.db.utils": logging.CRITICAL}
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -15,31 +15,22 @@ from stackseg.errors import StacksegError, StoreError
 
 LOCK_TIMEOUT_S = 120.0
 _MESSAGE_LENGTH = 300
-_REMEDIES = (
-    (
-        "out-of-date database schema",
-        "back the database up and type `mlflow db upgrade {where}`; if that cannot locate the revision, "
-        "a newer MLflow wrote it: `pip install -U mlflow`",
-    ),
-    ("is full", "free some disk space and type the command again"),
-    ("no space left", "free some disk space and type the command again"),
-    ("disk i/o error", "check that the disk is neither full nor failing, then type the command again"),
-    ("file is not a database", "put a backup in its place, or move it aside: a new one is made by the next command"),
-    ("decode", "put a backup in its place, or move it aside: a new one is made by the next command"),
-    ("malformed", "put a backup in its place, or move it aside: a new one is made by the next command"),
-    ("already exists", "it was left half-made; move it aside: a new one is made by the next command"),
-    ("no such table", "it was left half-made; move it aside: a new one is made by the next command"),
-    ("locked", "wait for the other processes that use it (an `mlflow ui`, a run), then type the command again"),
-    (
-        "no module named",
-        'install the driver that this address asks for, e.g. `pip install "psycopg[binary]"` for PostgreSQL',
-    ),
-    ("permission denied", "give yourself write permission there, or set MLFLOW_TRACKING_URI to another store"),
-    ("read-only", "give yourself write permission there, or set MLFLOW_TRACKING_URI to another store"),
-    ("readonly", "give yourself write permission there, or set MLFLOW_TRACKING_URI to another store"),
-    ("unable to open", "check that the folder is there and yours to write, or set MLFLOW_TRACKING_URI"),
-    ("api request to", "start the server or correct MLFLOW_TRACKING_URI; unset, runs go to the project's own database"),
-)
+_NEW_ONE = "move it aside: a new one is made by the next command"
+_PERMISSION = "check that the folder is there and yours to write, or set MLFLOW_TRACKING_URI to another store"
+# what a message says, in small letters, and what to do about it; the first that fits counts
+_REMEDIES = {
+    "out-of-date database schema": "back the database up and type `mlflow db upgrade {where}`; if that cannot locate "
+    "the revision, a newer MLflow wrote it: `pip install -U mlflow`",
+    "is full|no space left": "free some disk space and type the command again",
+    "disk i/o error": "check that the disk is neither full nor failing, then type the command again",
+    "file is not a database|decode|malformed": f"put a backup in its place, or {_NEW_ONE}",
+    "already exists|no such table": f"it was left half-made; {_NEW_ONE}",
+    "locked": "wait for the other processes that use it (an `mlflow ui`, a run), then type the command again",
+    "no module named": "install the driver that this address asks for, e.g. "
+    '`pip install "psycopg[binary]"` for PostgreSQL',
+    "permission denied|read-?only|unable to open": _PERMISSION,
+    "api request to": "start the server or correct MLFLOW_TRACKING_URI; unset, runs go to the project's own database",
+}
 
 
 @contextmanager
@@ -55,17 +46,16 @@ def store_errors(where: str) -> Iterator[None]:
         yield
     except StacksegError:
         raise
-    except (sqlite3.Error, OSError, ModuleNotFoundError, UnicodeDecodeError) as error:
-        raise as_store_error(error, where) from error
     except Exception as error:
-        if is_store_error(error):
-            raise as_store_error(error, where) from error
-        raise
+        is_lower = isinstance(error, sqlite3.Error | OSError | ModuleNotFoundError | UnicodeDecodeError)
+        if not is_lower and not is_store_error(error):
+            raise
+        raise as_store_error(error, where) from error
 
 
 def is_store_error(error: Exception) -> bool:
-    """Return whether an exception is of MLflow's or of its database's making."""
-    if "mlflow" not in sys.modules:  # importing it takes two seconds, and nothing of its can have been raised
+    """Return whether an exception was raised by MLflow or its database."""
+    if "mlflow" not in sys.modules:  # importing it takes two seconds, and it cannot have raised anything yet
         return False
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -73,9 +63,17 @@ def is_store_error(error: Exception) -> bool:
     return isinstance(error, MlflowException | SQLAlchemyError)
 
 
+def as_store_error(error: Exception, where: str) -> StoreError:
+    """Return an exception of the store's as one line with a remedy."""
+    text = (str(error).splitlines() or [type(error).__name__])[0][:_MESSAGE_LENGTH]
+    text = re.sub(r"^\([\w.]+\) ", "", text)  # SQLAlchemy puts the driver's class first
+    remedy = next((remedy for signs, remedy in _REMEDIES.items() if re.search(signs, text.lower())), "")
+    return StoreError(f"the tracking store failed: {text}", where=where, remedy=remedy.replace("{where}", where))
+
+
 @contextmanager
 def store_lock(lock_file: Path) -> Iterator[None]:
-    """Hold the lock under which a store is created, upgraded to WAL or relocated.
+    """Hold the lock under which a store is created, switched to WAL or relocated.
 
     Raises
     ------
@@ -98,11 +96,3 @@ def store_lock(lock_file: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def as_store_error(error: Exception, where: str) -> StoreError:
-    """Return an exception of the store's as one line with a remedy."""
-    text = (str(error).splitlines() or [type(error).__name__])[0][:_MESSAGE_LENGTH]
-    text = re.sub(r"^\([\w.]+\) ", "", text)  # SQLAlchemy puts the driver's class first
-    remedy = next((remedy for cause, remedy in _REMEDIES if cause in text.lower()), "")
-    return StoreError(f"the tracking store failed: {text}", where=where, remedy=remedy.replace("{where}", where))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -46,6 +49,17 @@ class TrainingStopped(Exception):  # noqa: N818  # no error
     """Raised by a callback to end a training that is not worth going on with; nothing has failed."""
 
 
+@dataclass(frozen=True)
+class ValidationPlane:
+    """A validation plane to look at: raw image (Y, X, C), true and predicted class indices (Y, X)."""
+
+    specimen: str
+    z: int
+    image_yxc: npt.NDArray[np.generic]
+    truth_yx: npt.NDArray[np.uint8]
+    prediction_yx: npt.NDArray[np.uint8]
+
+
 class Callback(Protocol):
     """Whoever wants to follow a training, on the first process only; an exception from it ends the training."""
 
@@ -55,6 +69,10 @@ class Callback(Protocol):
 
     def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
         """Hear of a step; reading the loss waits for the device."""
+        ...
+
+    def on_validation(self, report: EpochReport, planes: Sequence[ValidationPlane]) -> None:
+        """Look at what an epoch makes of the same few validation planes; `on_epoch` follows."""
         ...
 
     def on_epoch(self, report: EpochReport) -> None:

@@ -164,7 +164,7 @@ class _Training:
         while len(self.history) < options.epochs and not self._patience_is_over():
             report = self._epoch(len(self.history), callbacks)
             if report.epoch + 1 == options.epochs or (report.epoch + 1) % options.validate_every == 0:
-                report = self._validate(report)
+                report = self._validate(report, callbacks)
             self.history.append(report)
             self._save()
             for one in callbacks:
@@ -208,20 +208,22 @@ class _Training:
             patches_per_second=len(self._sampler) * self._params.train.batch_size / seconds,
         )
 
-    def _validate(self, report: EpochReport) -> EpochReport:
+    def _validate(self, report: EpochReport, callbacks: Sequence[Callback]) -> EpochReport:
         """Score the epoch, and keep its weights if they are the best so far."""
         network = self._learner.kept_network
-        scored = self._validation.score(network, report)
+        scored, shown = self._validation.score(network, report)
         # without a labelled pixel there is no score: then the first epoch is as good as any
         score = -1.0 if scored.validation_mean_iou is None else scored.validation_mean_iou
         self._learner.after_validation(score)
         if score <= self._best_score:
             self._num_bad += 1
-            return scored
-        self._best_score, self._num_bad = score, 0
-        scored = replace(scored, best=True)
-        if self._fabric.is_global_zero:
-            self._checkpoints.save_best({"weights": network.state_dict(), "report": asdict(scored)})
+        else:
+            self._best_score, self._num_bad = score, 0
+            scored = replace(scored, best=True)
+            if self._fabric.is_global_zero:
+                self._checkpoints.save_best({"weights": network.state_dict(), "report": asdict(scored)})
+        for one in callbacks:
+            one.on_validation(scored, shown)
         return scored
 
     def _save(self) -> None:
