@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from stackseg.cli.console import figure, next_step, say, table
-from stackseg.cli.project import checkpoints_folder
+from stackseg.cli.project import checkpoints_folder, ready_store
 from stackseg.cli.stages import ShownTraining, show_scores
-from stackseg.cli.store import ready_store
 from stackseg.params import Params
 from stackseg.tracking.cross_validation import FoldResult, train_all_folds
 from stackseg.training.train import Machine

@@ -80,6 +80,12 @@ class Verdict(BaseModel):
         """Whether the challenger may become the champion."""
         return not self.reasons
 
+    def sentence(self) -> str:
+        """Return what the version's page keeps of it."""
+        state = "passed" if self.passed else f"refused: {'; '.join(self.reasons)}"
+        other = f" against {_figure(self.champion_mean_iou)} of version {self.champion}" if self.champion else ""
+        return f"{state} (mean IoU {_figure(self.challenger_mean_iou)}{other} on {self.num_planes} test planes)"
+
     def summary(self) -> dict[str, object]:
         """Return the figures that the history keeps."""
         kept = {"num_planes", "num_units", "unit", "challenger_mean_iou", "champion_mean_iou", "gain_mean_iou"}
