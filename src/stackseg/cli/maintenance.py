@@ -26,7 +26,7 @@ def relocate(
 ) -> None:
     """Bring the paths in mlflow.db up to date after the project's folder was moved.
 
-    MLflow records artifact paths as absolute. Every verb that writes to the store notices a move and does this by itself.
+    MLflow records artifact paths as absolute. Verbs that write to the store notice a move and do this by themselves.
     """
     from stackseg.tracking.relocate import relocate as rewrite
     from stackseg.tracking.store import project_root

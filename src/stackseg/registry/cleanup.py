@@ -19,11 +19,10 @@ SECONDS_PER_DAY = 86_400
 
 @dataclass(frozen=True)
 class Prunable:
-    """What could go: versions with their artifact locations, and checkpoint folders; sizes in bytes."""
+    """What could go: versions with their artifact locations, and checkpoint folders."""
 
     versions: tuple[ModelVersion, ...]
     checkpoints: tuple[Path, ...]
-    num_checkpoint_bytes: int
 
 
 def find_prunable(known: RegisteredModel, checkpoints: Path, *, keep: int, older_than_days: float) -> Prunable:
@@ -43,8 +42,7 @@ def find_prunable(known: RegisteredModel, checkpoints: Path, *, keep: int, older
     free = [one for number, one in known.versions.items() if not known.aliases_of(number)]
     limit = time.time() - older_than_days * SECONDS_PER_DAY
     folders = [one for one in sorted(checkpoints.glob("*")) if one.is_dir() and _newest(one) < limit]
-    num_bytes = sum(file.stat().st_size for one in folders for file in one.rglob("*") if file.is_file())
-    return Prunable(tuple(free[keep:]), tuple(folders), num_bytes)
+    return Prunable(tuple(free[keep:]), tuple(folders))
 
 
 def prune(found: Prunable) -> None:

@@ -27,7 +27,7 @@ from stackseg.tracking.uri import (
     tracking_uri,
 )
 
-__all__ = ["StoreReady", "open_store_to_read", "prepare_store", "project_root", "store_errors", "tracking_uri"]
+__all__ = ["StoreReady", "prepare_store", "project_root", "store_errors", "tracking_uri"]
 
 REACH_TIMEOUT_S = 5
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -84,29 +84,6 @@ def prepare_store(root: Path, *, experiment: str) -> StoreReady:
     return StoreReady(experiment_id=experiment_id, uri=uri, relocated=relocated)
 
 
-def open_store_to_read(root: Path) -> bool:
-    """Point MLflow at the project's tracking store and change nothing in it; return whether there is one yet.
-
-    Raises
-    ------
-    StoreError
-        The server does not answer, or the address is of no store that can be used.
-    """
-    apply_quiet_environment()
-    root = root.resolve()
-    uri = tracking_uri(root)
-    database = database_file(uri)
-    with store_errors(shown_uri(uri)):
-        if database is None:
-            _require_server(uri)
-        elif not database.is_file() or not database.stat().st_size:
-            return False  # MLflow would create one
-        import mlflow
-
-        mlflow.set_tracking_uri(uri)
-    return True
-
-
 def _mend_move(root: Path) -> RelocationReport | None:
     if find_moved(root) is None:
         return None
@@ -146,8 +123,7 @@ def _refuse_remains(root: Path) -> None:
         )
 
 
-def _require_server(uri: str) -> bool:
-    """Refuse what is no server or does not answer; return whether it is a database server."""
+def _prepare_server(root: Path, uri: str, experiment: str) -> str:
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme == "file":
         raise StoreError(
@@ -158,15 +134,10 @@ def _require_server(uri: str) -> bool:
         )
     if scheme in _DEFAULT_PORTS:
         _require_reachable(uri, _DEFAULT_PORTS[scheme])
-    if scheme in ("http", "https"):
-        _require_answer(uri)
-    return scheme in _DEFAULT_PORTS
-
-
-def _prepare_server(root: Path, uri: str, experiment: str) -> str:
-    if _require_server(uri):
         with store_lock(root / f"{DATABASE_NAME}.lock"):
             return find_or_create(open_store(uri, root), experiment, is_server=False)
+    if scheme in ("http", "https"):
+        _require_answer(uri)
     from mlflow import MlflowClient
 
     return find_or_create(MlflowClient(tracking_uri=uri), experiment, is_server=True)
@@ -201,6 +172,30 @@ def _require_answer(uri: str) -> None:
         )
     except MlflowException as error:
         raise _not_reached(uri, error) from error
+
+
+def open_store_to_read(root: Path) -> bool:
+    """Point MLflow at the project's tracking store and change nothing in it; return whether there is one yet.
+
+    Raises
+    ------
+    StoreError
+        The server does not answer.
+    """
+    apply_quiet_environment()
+    uri = tracking_uri(root.resolve())
+    database, scheme = database_file(uri), uri.partition(":")[0].partition("+")[0]
+    with store_errors(shown_uri(uri)):
+        if database is not None and (not database.is_file() or not database.stat().st_size):
+            return False  # MLflow would make one
+        if scheme in _DEFAULT_PORTS:
+            _require_reachable(uri, _DEFAULT_PORTS[scheme])
+        if scheme in ("http", "https"):
+            _require_answer(uri)
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+    return True
 
 
 def _not_reached(uri: str, error: Exception) -> StoreError:
