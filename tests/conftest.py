@@ -15,7 +15,7 @@ from stackseg.intake.sample import SAMPLE_CLASSES
 from stackseg.params.file import read_tree, write_tree
 from stackseg.params.split import SplitParams
 
-pytest_plugins = ("network_fixtures",)
+pytest_plugins = ("network_fixtures", "registry_fixtures")
 
 ROOT = Path(__file__).parents[1]
 """The repository."""

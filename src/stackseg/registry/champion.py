@@ -62,7 +62,8 @@ def set_champion(
     """
     client = MlflowClient()
     with store_lock(lock):
-        former = read_registered_model(name).aliases.get(CHAMPION)
+        found = client.get_registered_model(name).aliases.get(CHAMPION)
+        former = None if found is None else str(found)
         if former != expected:
             raise StoreError(
                 f"the champion is version {former or '(none)'} by now",
@@ -95,16 +96,16 @@ def set_champion(
             text = change.model_copy(update={"figures": {}, "why": why[:1000]}).model_dump_json()
         key = f"{HISTORY_PREFIX}{change.when:%Y%m%dT%H%M%S.%f}.{uuid.uuid4().hex[:8]}"
         client.set_registered_model_tag(name, key, text)
-        aliases = read_registered_model(name).aliases
-        if PREVIOUS in aliases:  # for whoever asks MLflow itself
-            client.set_registered_model_alias(name, PREVIOUS, aliases[PREVIOUS])
-        if aliases.get(CHALLENGER) in (version, former):
+        known = read_registered_model(name)
+        if PREVIOUS in known.aliases:  # for whoever asks MLflow itself
+            client.set_registered_model_alias(name, PREVIOUS, known.aliases[PREVIOUS])
+        if known.aliases.get(CHALLENGER) in (version, former):
             client.delete_registered_model_alias(name, CHALLENGER)
-        update_descriptions(name, version, former)
+        update_descriptions(known, version, former)
     return change
 
 
 def note_verdict(name: str, version: str, verdict: str) -> None:
     """Keep with a version what the gate said."""
     MlflowClient().set_model_version_tag(name, version, "gate", verdict[:MAX_TAG])
-    update_descriptions(name, version)
+    update_descriptions(read_registered_model(name), version)

@@ -7,7 +7,7 @@ from mlflow.tracking import MlflowClient
 from stackseg.dataset.records import Catalog
 from stackseg.evaluation.evaluate import Evaluation
 from stackseg.model.bundle import BundleSpec
-from stackseg.registry.versions import CHAMPION, ChampionChange, RegisteredModel, read_registered_model
+from stackseg.registry.versions import CHAMPION, ChampionChange, RegisteredModel
 
 MAX_DESCRIPTION = 5000
 """Characters that MLflow's column takes."""
@@ -97,14 +97,13 @@ def champion_markdown(known: RegisteredModel) -> str:
     )
 
 
-def update_descriptions(name: str, *versions: str | None) -> None:
+def update_descriptions(known: RegisteredModel, *versions: str | None) -> None:
     """Bring the descriptions of a registered model and of some of its versions up to date with aliases and history."""
     client = MlflowClient()
-    known = read_registered_model(name)
-    client.update_registered_model(name, with_section(known.description, champion_markdown(known)))
+    client.update_registered_model(known.name, with_section(known.description, champion_markdown(known)))
     for version in known.versions.keys() & set(versions):
         described = with_section(known.versions[version].description or "", promotion_markdown(version, known))
-        client.update_model_version(name, version, described)
+        client.update_model_version(known.name, version, described)
 
 
 def with_section(description: str, section: str) -> str:

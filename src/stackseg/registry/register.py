@@ -103,7 +103,7 @@ def register(
             MlflowClient().set_model_version_tag(model_name, number, "run_ids", ",".join([*runs, run_id]))
         if not version.description:  # a new one, or one of an older release
             MlflowClient().update_model_version(model_name, number, description)
-        update_descriptions(model_name, number)
+        update_descriptions(read_registered_model(model_name), number)
     return Registration(model_name, number, created, run_id, record.run_id)
 
 
