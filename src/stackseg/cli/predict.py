@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stackseg.cli.console import counting, say, swatch, table, warn
-from stackseg.cli.project import load_params, read_registry
+from stackseg.cli.project import load_params, registry_to_load
 from stackseg.cli.stages import Device
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def serve(
     # MLflow's app and the model read these when they are made
     os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(timeout)
     os.environ["STACKSEG_DEVICE"] = device
-    known = read_registry(load_params())
+    known = registry_to_load(load_params())
     run_server(
         known,
         model,
@@ -174,7 +174,7 @@ def _bundle_folder(model: str) -> Iterator[Path]:
     if Path(model).is_dir():
         yield Path(model)
         return
-    known = read_registry(load_params())
+    known = registry_to_load(load_params())
     if model.startswith("models:/"):
         uri = called = model
     else:

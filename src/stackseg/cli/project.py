@@ -45,15 +45,41 @@ def ready_store(params: Params) -> tuple[Path, str]:
 def read_registry(params: Params) -> RegisteredModel:
     """Return what is registered, and say what is due in the store; for verbs that only read."""
     from stackseg.registry.versions import RegisteredModel, read_registered_model
-    from stackseg.tracking.relocate import find_moved
     from stackseg.tracking.store import open_store_to_read, project_root
 
     root = project_root()
     if not open_store_to_read(root):
         return RegisteredModel(params.project.model_name, {}, {})
-    if (moved_from := find_moved(root)) is not None:
-        warn(f"the project was moved from {moved_from}: `stackseg relocate` brings its recorded paths up to date")
+    if (due := _relocation_due(root)) is not None:
+        warn(due.sentence())
     return read_registered_model(params.project.model_name)
+
+
+def registry_to_load(params: Params) -> RegisteredModel:
+    """Return what is registered, for verbs that load a version of it.
+
+    Raises
+    ------
+    StoreError
+        The project was moved, so that the recorded paths lead elsewhere.
+    """
+    from stackseg.tracking.uri import project_root
+
+    if (due := _relocation_due(project_root())) is not None:
+        raise due
+    return read_registry(params)
+
+
+def _relocation_due(root: Path) -> StoreError | None:
+    from stackseg.tracking.relocate import find_moved
+
+    if (moved_from := find_moved(root)) is None:
+        return None
+    return StoreError(
+        f"the project was moved here from {moved_from}",
+        where=str(root),
+        remedy="`stackseg relocate` brings its recorded paths up to date",
+    )
 
 
 def lock_file(root: Path) -> Path:
