@@ -6,7 +6,9 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 import tifffile
@@ -16,6 +18,9 @@ from typer.testing import CliRunner
 from registry_fixtures import Registry
 from stackseg.cli.main import app
 from stackseg.errors import StacksegError
+from stackseg.model.bundle import read_spec
+from stackseg.serving.packaging import log_bundle
+from tiny_projects import Project, tiny_stack
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
@@ -65,6 +70,20 @@ def test_in_a_moved_project_nothing_is_written_and_what_is_due_is_said(moved: Pa
     run("relocate")
     assert content(moved / "mlflow.db") != before
     assert MOVED not in run("models")[0]
+
+
+def test_a_version_is_loaded_without_a_write(registry: Registry, trained: tuple[Project, Any]) -> None:
+    model = trained[0].folder / "model"
+    with mlflow.start_run(experiment_id=MlflowClient().get_experiment_by_name("stackseg").experiment_id):
+        info = log_bundle(model, read_spec(model))
+    registry.add_version(f"models:/{info.model_id}", model_id=info.model_id)
+    tifffile.imwrite("stack.tif", tiny_stack(num_planes=2)[0], metadata={"axes": "ZYX"}, photometric="minisblack")
+    before, there = content(registry.root / "mlflow.db"), files(registry.root)
+    said, error = run("predict stack.tif out.tif --model 1")
+    assert error is None
+    assert "2 planes by bundle" in said
+    assert content(registry.root / "mlflow.db") == before
+    assert files(registry.root) - there == {str(registry.root / "out.tif")}
 
 
 def test_in_a_new_project_no_store_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

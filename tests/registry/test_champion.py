@@ -193,22 +193,25 @@ class TestChanges:
 def test_a_kill_at_any_write_leaves_the_old_or_the_new_champion_and_the_way_back(rock: Registry) -> None:
     crown(rock, "1")
     crown(rock, "2")
+    before = aliases(rock)
     # champion, history, previous, challenger, and the descriptions of the model and of both versions
     for number, after in [*((one, False) for one in range(1, 8)), (7, True)]:
         MlflowClient().set_registered_model_alias(rock.name, CHALLENGER, "4")
-        old, earlier = aliases(rock)[CHAMPION], aliases(rock)[PREVIOUS]
+        old, earlier = before[CHAMPION], before[PREVIOUS]
         with killed_at(number, after=after), pytest.raises(Killed):
-            crown(rock, "4")
+            crown(rock, "4", expected=old)
+        left = aliases(rock)
         expected = ("4", old) if number > 1 else (old, earlier)
-        assert (aliases(rock)[CHAMPION], aliases(rock)[PREVIOUS]) == expected
+        assert (left[CHAMPION], left[PREVIOUS]) == expected
         # the next change brings up to date what is missing
-        roll_back(rock)
-        assert (aliases(rock)[PREVIOUS], aliases(rock)[CHAMPION]) == expected
+        crown(rock, left[PREVIOUS], expected=left[CHAMPION], action="rollback")
+        mended = known(rock)
+        before = mended.aliases
+        assert (before[PREVIOUS], before[CHAMPION]) == expected
         assert previous_in_mlflow(rock) == expected[0]
-        back = known(rock).history[-1]
-        assert (back.from_version, back.to_version) == expected
-        assert f"Replaced by version {expected[1]}" in known(rock).versions[expected[0]].description
-        assert (CHALLENGER in aliases(rock)) == (number == 1)
+        assert (mended.history[-1].from_version, mended.history[-1].to_version) == expected
+        assert f"Replaced by version {expected[1]}" in mended.versions[expected[0]].description
+        assert (CHALLENGER in before) == (number == 1)
 
 
 class TestDeletedVersions:

@@ -25,9 +25,6 @@ from stackseg.tracking.lineage import git_state
 from stackseg.tracking.run_logger import RunRecord, dataset_of, find_run, lineage_tags, log_metrics, read_run, reopened
 from stackseg.tracking.store_errors import store_lock
 
-# the digests that make a version what it is
-IDENTITY = ("bundle_digest", "catalog_digest", "code_digest")
-
 
 @dataclass(frozen=True)
 class Registration:
@@ -58,16 +55,12 @@ def register(
 
     Parameters
     ----------
-    spec, evaluation, catalog
-        The bundle, its scores, and the data set on which it was trained and scored.
-    data
-        Folder of the specimens, for the data set's source.
-    out
-        Folder with run.json and, to be logged as pictures, plots/ and overlays/.
+    data, out
+        Folder of the specimens, for the data set's source, and folder with run.json, plots/ and overlays/.
     experiment_id, model_name
         Where a run is opened if the training's own is gone, and the registered model.
     lock
-        File by which of several processes of this machine one makes the version, and the others find it.
+        File by which one of several processes of this machine makes the version, and the others find it.
     log_model
         Logs the model to the active run and returns MLflow's ModelInfo.
 
@@ -147,8 +140,12 @@ def model_id_of(version: ModelVersion) -> str:
 
 def identity(spec: BundleSpec) -> dict[str, str]:
     """Return the digests by which a version is known."""
-    values = (spec.digest, spec.lineage.catalog_digest, spec.lineage.code_digest)
-    return dict(zip(IDENTITY, values, strict=True))
+    lineage = spec.lineage
+    return {
+        "bundle_digest": spec.digest,
+        "catalog_digest": lineage.catalog_digest,
+        "code_digest": lineage.code_digest,
+    }
 
 
 def version_tags(spec: BundleSpec, evaluation: Evaluation) -> dict[str, str]:
