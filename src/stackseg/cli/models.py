@@ -91,9 +91,9 @@ def models(
         if as_json:
             print_json([one.model_dump(mode="json") for one in known.history])
         else:
-            columns = ("when (UTC)", "what", "version", "who", "why")
-            rows = [_change_row(one) for one in known.history]
-            table(f"champions of {known.name}", columns, rows, whole=("when (UTC)", "version"))
+            shown = ("when (UTC)", "what", "version", "who", "why")
+            changes = [_change_row(one) for one in known.history]
+            table(f"champions of {known.name}", shown, changes, whole=("when (UTC)", "version"))
         return
     if as_json:
         print_json([_listed(one, known.aliases_of(number)) for number, one in known.versions.items()])
