@@ -162,6 +162,7 @@ class TestChanges:
         MlflowClient().set_registered_model_alias(rock.name, CHAMPION, "3")
         roll_back(rock)
         assert aliases(rock)[CHAMPION] == "1"
+        assert known(rock).versions["3"].description.startswith("## Promotion\n\n- Replaced by version 1 on ")
         roll_back(rock)
         assert aliases(rock)[CHAMPION] == "3"
 

@@ -69,7 +69,7 @@ def promotion_markdown(version: str, known: RegisteredModel) -> str:
     if began is not None:
         instead = f" instead of version {began.from_version}" if began.from_version else ""
         lines.append(f"- Champion since {_when(began)}{instead}: {_why(began)}")
-    elif not is_champion:
+    elif ended is None and not is_champion:
         lines.append("- Not the champion so far")
     if ended is not None and not is_champion:
         lines.append(f"- Replaced by version {ended.to_version} on {_when(ended)}: {_why(ended)}")
