@@ -17,7 +17,7 @@ from stackseg.params.file import read_tree, write_tree
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
 
-pytest_plugins = ("network_fixtures",)
+pytest_plugins = ("network_fixtures", "registry_fixtures")
 
 ROOT = Path(__file__).parents[1]
 """The repository."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner, Result
 
+from registry_fixtures import Registry
 from stackseg.cli.main import app
 from stackseg.cli.promote import show_verdict
 from stackseg.errors import StacksegError
 from stackseg.evaluation.bootstrap import Interval
 from stackseg.model.bundle import read_spec
+from stackseg.registry.champion import set_champion
 from stackseg.registry.gate import Verdict
-from stackseg.registry.versions import registered
+from stackseg.registry.versions import read_registered_model
 from stackseg.serving.packaging import log_bundle
-from stackseg.tracking.store import prepare_store
-from tiny_projects import make_tiny_project
+from tiny_projects import Project
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
@@ -33,45 +36,38 @@ TAGS = {
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a project with two versions, of which the artifacts are gone."""
-    (tmp_path / "params.yaml").write_text("format: 1\n")
-    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    monkeypatch.chdir(tmp_path)
-    prepare_store(tmp_path, experiment="stackseg")
-    client = MlflowClient()
-    client.create_registered_model("stackseg")
+def gone(registry: Registry) -> Registry:
+    """Return a model of two versions, of which the artifacts are gone."""
     for alias in ("champion", "challenger"):
-        made = client.create_model_version("stackseg", (tmp_path / "gone").as_uri(), run_id="d34242ab", tags=TAGS)
-        client.set_registered_model_alias("stackseg", alias, made.version)
-    return tmp_path
+        version = registry.add_version((registry.root / "gone").as_uri(), run_id="d34242ab", tags=TAGS)
+        MlflowClient().set_registered_model_alias(registry.name, alias, version)
+    return registry
 
 
 def stackseg(*arguments: str) -> Result:
     return CliRunner(env={"COLUMNS": "80"}).invoke(app, arguments)
 
 
-def test_force_leaves_out_the_gate_but_not_whether_the_version_loads(root: Path) -> None:
+def test_force_leaves_out_the_gate_but_not_whether_the_version_loads(gone: Registry) -> None:
     error = stackseg("promote", "--force", "--reason", "a test").exception
     assert isinstance(error, StacksegError)
-    assert error.sentence().startswith("models:/stackseg/2: its artifacts cannot be had")
-    assert registered("stackseg").aliases["champion"] == "1"
+    assert error.sentence().startswith(f"models:/{gone.name}/2: its artifacts cannot be had")
+    assert read_registered_model(gone.name).aliases["champion"] == "1"
 
 
-def test_force_refuses_weights_that_were_damaged_in_place(root: Path) -> None:
-    make_tiny_project(root, {"train.epochs": 1}).train("model")
-    client = MlflowClient()
-    with mlflow.start_run(experiment_id=client.get_experiment_by_name("stackseg").experiment_id):
-        info = log_bundle(Path("model"), read_spec(Path("model")))
-    made = client.create_model_version("stackseg", f"models:/{info.model_id}", model_id=info.model_id)
+def test_force_refuses_weights_that_were_damaged_in_place(gone: Registry, trained: tuple[Project, Any]) -> None:
+    model = trained[0].folder / "model"
+    with mlflow.start_run(experiment_id=MlflowClient().get_experiment_by_name("stackseg").experiment_id):
+        info = log_bundle(model, read_spec(model))
+    version = gone.add_version(f"models:/{info.model_id}", model_id=info.model_id)
     (weights,) = Path("mlruns").rglob("model.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    error = stackseg("promote", str(made.version), "--force", "--reason", "a test").exception
+    error = stackseg("promote", version, "--force", "--reason", "a test").exception
     assert isinstance(error, StacksegError)
     assert "digest" in error.sentence()
-    assert registered("stackseg").aliases["champion"] == "1"
+    assert read_registered_model(gone.name).aliases["champion"] == "1"
 
 
 def test_the_ends_of_the_gain_are_told_as_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +83,7 @@ def test_the_ends_of_the_gain_are_told_as_what_they_are(capsys: pytest.CaptureFi
     assert "gain in mean IoU above +0.0052 with 95% confidence, below +0.0691 with as much" in said
 
 
-def test_a_blank_reason_is_none_and_a_blank_version_is_not_the_challenger(root: Path) -> None:
+def test_a_blank_reason_is_none_and_a_blank_version_is_not_the_challenger(gone: Registry) -> None:
     for blank in ("", " "):
         done = stackseg("promote", "--force", "--reason", blank)
         assert done.exit_code == 2
@@ -95,10 +91,24 @@ def test_a_blank_reason_is_none_and_a_blank_version_is_not_the_challenger(root: 
     assert "no version or alias ''" in str(stackseg("promote", "").exception)
 
 
-def test_versions_fit_80_columns(root: Path) -> None:
+def test_versions_fit_80_columns(gone: Registry) -> None:
     lines = stackseg("models").output.splitlines()
     rows = [line for line in lines if line.startswith((" 1", " 2"))]
     assert len(rows) == 2
     assert all(".810–.901" in row and "e248b2e+" in row for row in rows), lines
     assert max(map(len, lines)) <= 80
     assert len(lines) == 7  # none is broken
+
+
+def test_a_rollback_goes_to_the_version_before_and_the_history_tells_it(gone: Registry) -> None:
+    note = {"action": "promote", "why": "passed the gate", "figures": {}, "lock": gone.lock}
+    set_champion(gone.name, "2", expected="1", **note)
+    assert f"version 1 is the champion of {gone.name} (before: 2)" in stackseg("rollback").output
+    assert "(before: 1)" in stackseg("rollback", "--reason", "it was better after all").output
+    told = json.loads(stackseg("models", "--history", "--json").output)
+    assert [(one["action"], one["from_version"], one["to_version"], one["why"]) for one in told] == [
+        ("promote", "1", "2", "passed the gate"),
+        ("rollback", "2", "1", "rollback"),
+        ("rollback", "1", "2", "it was better after all"),
+    ]
+    assert "it was better" in stackseg("models", "--history").output

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from stackseg.errors import MachineError
-from stackseg.registry.versions import Registered
+from stackseg.registry.versions import RegisteredModel
 from stackseg.serving.request_guard import Limits
 
 # MLflow's own, on being imported
@@ -19,7 +19,7 @@ def told(host: str, port: int) -> str:
 
     with pytest.raises(MachineError) as caught:
         # nothing is registered: whoever looked for the model first would say so
-        run_server(Registered("rock", {}, {}), "champion", Limits(1, 1), host=host, port=port, watch_seconds=None)
+        run_server(RegisteredModel("rock", {}, {}), "champion", Limits(1, 1), host=host, port=port, watch_seconds=None)
     return caught.value.sentence()
 
 

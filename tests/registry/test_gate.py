@@ -123,9 +123,12 @@ def judged(
     *,
     is_stack: bool = False,
     speed: float = 100.0,
+    num_samples: int = 300,
     **rules: Any,
 ) -> Verdict:
-    params = Params().override({"evaluate.bootstrap_samples": 300} | {f"promotion.{k}": v for k, v in rules.items()})
+    params = Params().override(
+        {"evaluate.bootstrap_samples": num_samples} | {f"promotion.{k}": v for k, v in rules.items()}
+    )
     return judge(
         Entrant("2"),  # type: ignore[arg-type]
         None if champion is None else Entrant("1"),  # type: ignore[arg-type]
@@ -218,7 +221,7 @@ class TestAgainstAChampion:
     )
     def test_of_two_models_at_most_one_passes_against_the_other(self, first: list[float], second: list[float]) -> None:
         a, b = counts(first), counts(second[: len(first)])
-        forward, backward = judged(a, b, floor_mean_iou=0.0), judged(b, a, floor_mean_iou=0.0)
+        forward, backward = (judged(*pair, num_samples=100, floor_mean_iou=0.0) for pair in ((a, b), (b, a)))
         assert not (forward.passed and backward.passed)
         assert forward.gain_mean_iou == pytest.approx(-(backward.gain_mean_iou or 0))
 

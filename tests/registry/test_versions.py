@@ -66,6 +66,7 @@ def test_artifacts_that_are_gone_name_the_version(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_an_interrupted_copy_ends_as_interrupted_and_leaves_nothing(
     logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

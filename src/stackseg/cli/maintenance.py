@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from stackseg.cli.console import next_step, say, table
-from stackseg.cli.project import checkpoints_folder, load_params
-from stackseg.cli.store import ready_store
+from stackseg.cli.project import checkpoints_folder, load_params, read_registry, ready_store
 
 PANEL = "Project"
 
@@ -27,7 +26,7 @@ def relocate(
 ) -> None:
     """Bring the paths in mlflow.db up to date after the project's folder was moved.
 
-    MLflow records artifact paths as absolute. Every verb that uses the store notices a move and does this by itself.
+    MLflow records artifact paths as absolute. Verbs that write to the store notice a move and do this by themselves.
     """
     from stackseg.tracking.relocate import relocate as rewrite
     from stackseg.tracking.store import project_root
@@ -51,10 +50,13 @@ def prune(
     """
     from stackseg.registry.cleanup import find_prunable
     from stackseg.registry.cleanup import prune as remove
+    from stackseg.tracking.uri import project_root
 
     params = load_params()
-    root, _ = ready_store(params)
-    found = find_prunable(params.project.model_name, checkpoints_folder(root), keep=keep, older_than_days=days)
+    if yes:
+        ready_store(params)
+    folder = checkpoints_folder(project_root())
+    found = find_prunable(read_registry(params), folder, keep=keep, older_than_days=days)
     if not found.versions and not found.checkpoints:
         say(f"nothing to prune: no version without an alias beyond the newest {keep}, no stale checkpoint")
         return

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stackseg.cli.console import next_step, print_json, say, table, warn
-from stackseg.cli.project import OUTPUTS, load_params
-from stackseg.cli.store import ready_registry, ready_store
+from stackseg.cli.project import OUTPUTS, load_params, lock_file, read_registry, ready_store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+    from stackseg.dataset.records import Catalog
+    from stackseg.evaluation.evaluate import Evaluation
     from stackseg.params import Params
-    from stackseg.registry.champion import Move
+    from stackseg.registry.versions import ChampionChange
 
 PANEL = "Models"
 
@@ -42,32 +43,36 @@ def register_outputs(params: Params, *, data: Path, out: Path) -> None:
     from stackseg.dataset.records import read_catalog
     from stackseg.evaluation.report import read_evaluation
     from stackseg.model.bundle import load_bundle
+
+    # loading verifies the digest before anything is registered under it
+    load_bundle(out / "model")
+    evaluation, catalog = read_evaluation(out / "evaluation.json"), read_catalog(out / "catalog.json")
+    register_evaluated(params, evaluation, catalog, model=out / "model", data=data, out=out)
+
+
+def register_evaluated(
+    params: Params, evaluation: Evaluation, catalog: Catalog, *, model: Path, data: Path, out: Path
+) -> None:
+    """Register a bundle, which was loaded before, with its scores, and say what came of it."""
+    from stackseg.model.bundle import read_spec
     from stackseg.registry.register import register as register_version
     from stackseg.serving.packaging import log_bundle
-    from stackseg.tracking.lineage import git_state
-    from stackseg.tracking.run_logger import read_run
 
-    catalog = read_catalog(out / "catalog.json")
-    evaluation = read_evaluation(out / "evaluation.json")
-    record = read_run(out / "run.json")
-    # loading verifies the digest before anything is registered under it
-    bundle = load_bundle(out / "model")
-    spec = bundle.spec
-    _, experiment_id = ready_store(params)
+    spec = read_spec(model)
+    root, experiment_id = ready_store(params)
     done = register_version(
         spec,
         evaluation,
-        record,
         catalog,
         data=data,
-        pictures=[*sorted((out / "plots").glob("*.png")), *sorted((out / "overlays").glob("*.png"))],
+        out=out,
         experiment_id=experiment_id,
         model_name=params.project.model_name,
-        git=git_state(Path.cwd()),
-        log_model=lambda: log_bundle(out / "model", spec),
+        lock=lock_file(root),
+        log_model=lambda: log_bundle(model, spec),
     )
-    if done.run_reopened:
-        warn(f"the run that trained ({record.run_id}) is not in this store: scores are in run {done.run_id}")
+    if done.run_id != done.trained_by:
+        warn(f"the run that trained ({done.trained_by}) is not in this store: scores are in run {done.run_id}")
     what = f"{done.name} version {done.version}, bundle {spec.digest[:12]}"
     # an equal bundle may have been trained again, by a run that is not the version's
     say(f"registered {what}, run {done.run_id}" if done.created else f"is registered already: {what}")
@@ -75,25 +80,20 @@ def register_outputs(params: Params, *, data: Path, out: Path) -> None:
 
 
 def models(
-    history: Annotated[bool, typer.Option("--history", help="Show who moved the champion, when and why.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Show who changed the champion, when and why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the registered versions, or the moves of the champion."""
-    from stackseg.registry.champion import history as moves_of
+    """List the registered versions, or the changes of champion."""
     from stackseg.registry.versions import NONE_YET
 
-    _, known = ready_registry(load_params())
+    known = read_registry(load_params())
     if history:
-        moves = moves_of(known.name)
         if as_json:
-            print_json([one.model_dump(mode="json") for one in moves])
+            print_json([one.model_dump(mode="json") for one in known.history])
         else:
-            table(
-                f"champions of {known.name}",
-                ("when (UTC)", "what", "version", "who", "why", "outcome"),
-                [_move_row(one) for one in moves],
-                whole=("when (UTC)", "version"),
-            )
+            shown = ("when (UTC)", "what", "version", "who", "why")
+            changes = [_change_row(one) for one in known.history]
+            table(f"champions of {known.name}", shown, changes, whole=("when (UTC)", "version"))
         return
     if as_json:
         print_json([_listed(one, known.aliases_of(number)) for number, one in known.versions.items()])
@@ -109,10 +109,9 @@ def models(
         next_step("stackseg promote")
 
 
-def _move_row(move: Move) -> tuple[str, ...]:
-    version = f"{move.from_version or '-'} to {move.to_version}"
-    when = f"{move.when:%Y-%m-%d %H:%M:%S}"
-    return when, move.action, version, f"{move.who}@{move.host}", move.why, move.outcome
+def _change_row(change: ChampionChange) -> tuple[str, ...]:
+    version = f"{change.from_version or '-'} to {change.to_version}"
+    return f"{change.when:%Y-%m-%d %H:%M:%S}", change.action, version, f"{change.who}@{change.host}", change.why
 
 
 def _version_row(version: ModelVersion, aliases: list[str]) -> tuple[Any, ...]:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stackseg.cli.console import counting, say, swatch, table, warn
-from stackseg.cli.project import load_params
+from stackseg.cli.project import load_params, registry_to_load
 from stackseg.cli.stages import Device
-from stackseg.cli.store import ready_registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,7 +153,7 @@ def serve(
     # MLflow's app and the model read these when they are made
     os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(timeout)
     os.environ["STACKSEG_DEVICE"] = device
-    _, known = ready_registry(load_params())
+    known = registry_to_load(load_params())
     run_server(
         known,
         model,
@@ -173,7 +172,7 @@ def _bundle_folder(model: str) -> Iterator[Path]:
     if Path(model).is_dir():
         yield Path(model)
         return
-    _, known = ready_registry(load_params())
+    known = registry_to_load(load_params())
     if model.startswith("models:/"):
         uri = called = model
     else:

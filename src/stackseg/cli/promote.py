@@ -9,15 +9,15 @@ import typer
 
 from stackseg.cli.console import counting, figure, next_step, say, table, warn
 from stackseg.cli.models import PANEL
-from stackseg.cli.project import CATALOG, DATA, load_params
+from stackseg.cli.project import CATALOG, DATA, load_params, lock_file, read_registry, ready_store
 from stackseg.cli.stages import Device
-from stackseg.cli.store import move_lock, ready_registry
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from stackseg.params import Params
     from stackseg.registry.gate import Contender, Verdict
+    from stackseg.registry.versions import RegisteredModel
 
 REFUSED = 3
 
@@ -41,13 +41,15 @@ def promote(
     Challenger and champion are scored on the same test planes, which neither has seen. Exit code 0: promoted,
     3: not good enough, 1: error.
     """
+    from stackseg.registry.champion import note_verdict
     from stackseg.registry.versions import CHALLENGER, CHAMPION, find
 
     reason = (reason or "").strip()
     if force and not reason:
         raise typer.BadParameter("--force needs --reason TEXT, which the history keeps")
     params = load_params()
-    root, known = ready_registry(params)
+    root, _ = ready_store(params)
+    known = read_registry(params)
     wanted = find(known, CHALLENGER if version is None else version)
     champion = known.aliases.get(CHAMPION)
     if wanted == champion:
@@ -57,17 +59,17 @@ def promote(
         # the gate is left out, but not whether it can be served at all
         _loaded(known.versions[wanted], None)
         warn("the gate is left out: nobody has shown that this version is better")
-        _move(root, wanted, known, "force", reason, {})
+        _make_champion(root, wanted, known, "force", reason, {})
         return
     verdict = _judged(params, known.versions[wanted], known.versions.get(champion or ""), data, catalog, device)
     show_verdict(verdict, params.promotion.confidence)
-    _note_verdict(known.versions[wanted], verdict)
+    note_verdict(known.name, wanted, verdict.sentence())
     if not verdict.passed:
         for one in verdict.reasons:
             warn(one)
         say(f"refused: version {wanted} does not become the champion")
         raise typer.Exit(REFUSED)
-    _move(root, wanted, known, "promote", reason or "passed the gate", verdict.summary())
+    _make_champion(root, wanted, known, "promote", reason or "passed the gate", verdict.summary())
 
 
 def rollback(
@@ -76,29 +78,23 @@ def rollback(
     """Make the previous champion the champion again; a second time goes forward again."""
     from stackseg.registry.versions import PREVIOUS, find
 
-    root, known = ready_registry(load_params())
-    _move(root, find(known, PREVIOUS), known, "rollback", reason, {})
+    params = load_params()
+    root, _ = ready_store(params)
+    known = read_registry(params)
+    _make_champion(root, find(known, PREVIOUS), known, "rollback", reason, {})
 
 
 def _judged(
-    params: Params,
-    challenger: ModelVersion,
-    champion: ModelVersion | None,
-    data: Path,
-    catalog: Path,
-    device: str,
+    params: Params, challenger: ModelVersion, champion: ModelVersion | None, data: Path, catalog: Path, device: str
 ) -> Verdict:
     from stackseg.dataset.records import read_catalog
     from stackseg.model.devices import pick_device
     from stackseg.registry.gate import compare
 
     target = pick_device(device)
-    contenders = [_loaded(one, target) for one in (challenger, champion) if one is not None]
-    found: list[Contender] = contenders
+    asking, standing = _loaded(challenger, target), None if champion is None else _loaded(champion, target)
     with counting("scoring") as progress:
-        return compare(
-            found[0], found[1] if champion is not None else None, read_catalog(catalog), data, params, progress=progress
-        )
+        return compare(asking, standing, read_catalog(catalog), data, params, progress=progress)
 
 
 def _loaded(version: ModelVersion, device: Any) -> Contender:
@@ -130,20 +126,15 @@ def show_verdict(verdict: Verdict, confidence: float) -> None:
     say(f"{verdict.ms_per_megapixel:.0f} ms per megapixel here, {verdict.megabytes:.1f} MB")
 
 
-def _note_verdict(version: ModelVersion, verdict: Verdict) -> None:
-    from mlflow.tracking import MlflowClient
+def _make_champion(
+    root: Path, version: str, known: RegisteredModel, action: Any, why: str, figures: dict[str, Any]
+) -> None:
+    from stackseg.registry.champion import set_champion
+    from stackseg.registry.versions import CHAMPION
 
-    state = "passed" if verdict.passed else f"refused: {'; '.join(verdict.reasons)}"
-    against = f" against version {verdict.champion}" if verdict.champion else ""
-    MlflowClient().set_model_version_tag(version.name, str(version.version), "gate", f"{state}{against}"[:4800])
-
-
-def _move(root: Path, wanted: str, known: Any, action: Any, why: str, figures: dict[str, Any]) -> None:
-    from stackseg.registry.champion import carry_out, plan
-
-    done = carry_out(plan(known, wanted, action, why, figures), move_lock(root))
-    was = f" (before: {done.from_version})" if done.from_version else ""
-    say(f"version {done.to_version} is the champion of {known.name}{was}")
+    former = known.aliases.get(CHAMPION)
+    set_champion(known.name, version, expected=former, action=action, why=why, figures=figures, lock=lock_file(root))
+    say(f"version {version} is the champion of {known.name}" + (f" (before: {former})" if former else ""))
     next_step(f"stackseg serve, or: mlflow models serve -m models:/{known.name}@champion --env-manager local -p 5001")
 
 

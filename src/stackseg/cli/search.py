@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stackseg.cli.console import err, say, warn
-from stackseg.cli.project import CATALOG, DATA, OUTPUTS, checkpoints_folder, load_params
+from stackseg.cli.project import CATALOG, DATA, OUTPUTS, checkpoints_folder, load_params, lock_file, ready_store
 from stackseg.cli.search_command import same_search
 from stackseg.cli.search_display import ShownStudy
 from stackseg.cli.search_results import leave_results
 from stackseg.cli.stages import Device
-from stackseg.cli.store import move_lock, ready_store
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -98,7 +97,7 @@ def search(
         kept = num_kept(found, top)
     with storage_errors(shown_uri(url), is_of_storage_alone):
         folder = OUTPUTS / "search" / name
-        with store_lock(move_lock(root)):
+        with store_lock(lock_file(root)):
             take_folder(folder, checkpoints, found)
         order = Order(
             params=params,
@@ -109,7 +108,7 @@ def search(
             study=name,
             folder=folder,
             checkpoints=checkpoints,
-            parent_run=study_run(found, experiment_id, move_lock(root)),
+            parent_run=study_run(found, experiment_id, lock_file(root)),
             machine=machine,
             num_trials=trials,
             num_workers=workers,
@@ -132,15 +131,15 @@ def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -
     try:
         with ShownStudy(order, study) as shown:
             run_workers(order, study, on_change=shown.update, on_interrupt=shown.interrupted)
-        close_study_run(study, order.parent_run, experiment_id, "FINISHED", move_lock(order.root))
+        close_study_run(study, order.parent_run, experiment_id, "FINISHED", lock_file(order.root))
     except KeyboardInterrupt:
-        close_study_run(study, order.parent_run, experiment_id, "KILLED", move_lock(order.root))
+        close_study_run(study, order.parent_run, experiment_id, "KILLED", lock_file(order.root))
         say(f"interrupted; `{command} --resume` goes on")
         raise
     except Exception:
         # on a full disk this fails as well, and would hide why
         with suppress(Exception):
-            close_study_run(study, order.parent_run, experiment_id, "FAILED", move_lock(order.root))
+            close_study_run(study, order.parent_run, experiment_id, "FAILED", lock_file(order.root))
         raise
 
 

@@ -12,13 +12,13 @@ from mlflow.tracking import MlflowClient
 from stackseg.cli.console import say
 from stackseg.errors import MachineError, StoreError
 from stackseg.model.devices import num_cores
-from stackseg.registry.versions import Registered, find
+from stackseg.registry.versions import RegisteredModel, find
 from stackseg.serving.app import Cores, Exchangeable, Loaded, Watch, build_app, load_version
 from stackseg.serving.request_guard import Limits
 
 
 def run_server(
-    known: Registered, model: str, limits: Limits, *, host: str, port: int, watch_seconds: float | None
+    known: RegisteredModel, model: str, limits: Limits, *, host: str, port: int, watch_seconds: float | None
 ) -> None:
     """Serve a version until interrupted.
 

@@ -10,8 +10,7 @@ import typer
 
 from stackseg.cli.console import counting, figure, next_step, say, table, training_progress, warn
 from stackseg.cli.data import show_catalog
-from stackseg.cli.project import CATALOG, checkpoints_folder, load_params
-from stackseg.cli.store import ready_store
+from stackseg.cli.project import CATALOG, checkpoints_folder, load_params, ready_store
 
 if TYPE_CHECKING:
     import torch
@@ -148,15 +147,15 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score the model on the test part, draw its worst planes, and register the version."""
-    from stackseg.cli.models import register_outputs
+    from stackseg.cli.models import register_evaluated
     from stackseg.dataset.records import read_catalog
 
-    params = load_params()
-    score_bundle(params, read_catalog(catalog), data=data, model=model, out=out, device=device)
-    register_outputs(params, data=data, out=out)
+    params, described = load_params(), read_catalog(catalog)
+    evaluation = score_bundle(params, described, data=data, model=model, out=out, device=device)
+    register_evaluated(params, evaluation, described, model=model, data=data, out=out)
 
 
-def score_bundle(params: Params, catalog: Catalog, *, data: Path, model: Path, out: Path, device: str) -> None:
+def score_bundle(params: Params, catalog: Catalog, *, data: Path, model: Path, out: Path, device: str) -> Evaluation:
     """Score a bundle on the test part into `out`, and show the scores."""
     from stackseg.evaluation.report import score_bundle as score
     from stackseg.model.bundle import load_bundle
@@ -166,6 +165,7 @@ def score_bundle(params: Params, catalog: Catalog, *, data: Path, model: Path, o
     with counting("evaluating") as progress:
         evaluation = score(bundle, catalog, data, params.evaluate, out, progress=progress)
     show_scores(evaluation)
+    return evaluation
 
 
 def show_scores(evaluation: Evaluation) -> None:

@@ -8,30 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from stackseg.registry.register import model_id_of
+from stackseg.registry.versions import RegisteredModel
 
 SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Prunable:
-    """What could go: versions with their artifact locations, and checkpoint folders; sizes in bytes."""
+    """What could go: versions with their artifact locations, and checkpoint folders."""
 
     versions: tuple[ModelVersion, ...]
     checkpoints: tuple[Path, ...]
-    num_checkpoint_bytes: int
 
 
-def find_prunable(model_name: str, checkpoints: Path, *, keep: int, older_than_days: float) -> Prunable:
+def find_prunable(known: RegisteredModel, checkpoints: Path, *, keep: int, older_than_days: float) -> Prunable:
     """Return what could be removed.
 
     Parameters
     ----------
-    model_name
+    known
         Registered model; its versions without an alias are candidates.
     checkpoints
         Folder of the checkpoints of interrupted trainings.
@@ -40,22 +39,10 @@ def find_prunable(model_name: str, checkpoints: Path, *, keep: int, older_than_d
     older_than_days
         Age from which a checkpoint is stale.
     """
-    client = MlflowClient()
-    try:
-        # search results carry no aliases: the registered model does
-        aliased = {str(version) for version in client.get_registered_model(model_name).aliases.values()}
-        versions = list(client.search_model_versions(f"name='{model_name}'"))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        aliased, versions = set(), []
-    free: list[ModelVersion] = sorted(
-        (one for one in versions if str(one.version) not in aliased), key=lambda one: -int(one.version)
-    )
+    free = [one for number, one in known.versions.items() if not known.aliases_of(number)]
     limit = time.time() - older_than_days * SECONDS_PER_DAY
     folders = [one for one in sorted(checkpoints.glob("*")) if one.is_dir() and _newest(one) < limit]
-    num_bytes = sum(file.stat().st_size for one in folders for file in one.rglob("*") if file.is_file())
-    return Prunable(tuple(free[keep:]), tuple(folders), num_bytes)
+    return Prunable(tuple(free[keep:]), tuple(folders))
 
 
 def prune(found: Prunable) -> None:

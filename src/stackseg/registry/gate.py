@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,12 @@ class Verdict(BaseModel):
         """Whether the challenger may become the champion."""
         return not self.reasons
 
+    def sentence(self) -> str:
+        """Return what the version's page keeps of it."""
+        state = "passed" if self.passed else f"refused: {'; '.join(self.reasons)}"
+        other = f" against {_figure(self.champion_mean_iou)} of version {self.champion}" if self.champion else ""
+        return f"{state} (mean IoU {_figure(self.challenger_mean_iou)}{other} on {self.num_planes} test planes)"
+
     def summary(self) -> dict[str, object]:
         """Return the figures that the history keeps."""
         kept = {"num_planes", "num_units", "unit", "challenger_mean_iou", "champion_mean_iou", "gain_mean_iou"}
@@ -118,21 +124,14 @@ def compare(
     """
     contenders = [challenger] if champion is None else [challenger, champion]
     chosen, num_seen = unseen_planes(catalog, contenders)
-    counted: list[list[PlaneCounts]] = []
-    for place, one in enumerate(contenders):
-        done_before = place * len(chosen)
-        counted.append(
-            count_planes(
-                one.bundle,
-                catalog,
-                data,
-                params.evaluate,
-                only=chosen,
-                progress=lambda done, _, before=done_before: progress(  # type: ignore[misc]
-                    before + done, len(contenders) * len(chosen)
-                ),
-            )
-        )
+
+    def counts_of(place: int) -> list[PlaneCounts]:
+        def advance(done: int, _: int) -> None:
+            progress(place * len(chosen) + done, len(contenders) * len(chosen))
+
+        return count_planes(contenders[place].bundle, catalog, data, params.evaluate, only=chosen, progress=advance)
+
+    counted = [counts_of(place) for place in range(len(contenders))]
     return judge(
         challenger,
         champion,
@@ -217,12 +216,7 @@ def judge(
         for name, a, b in zip(names, own, other, strict=True)
     )
     megabytes = challenger.num_bytes / 1e6
-    reasons = [
-        *_below_floors(mean_iou(own_cc), classes, rules),
-        *(_no_gain(gain, rules) if gain is not None else []),
-        *_dropped_classes(classes, rules),
-        *_over_budget(ms_per_megapixel, megabytes, rules),
-    ]
+    score = mean_iou(own_cc)
     return Verdict(
         challenger=challenger.version,
         champion=None if champion is None else champion.version,
@@ -230,7 +224,7 @@ def judge(
         num_planes_seen=num_seen,
         num_units=len(units),
         unit=unit,
-        challenger_mean_iou=mean_iou(own_cc),
+        challenger_mean_iou=score,
         champion_mean_iou=champion_mean,
         gain=gain,
         gain_mean_iou=gained,
@@ -240,7 +234,7 @@ def judge(
         catalog_digest=catalog.digest(),
         challenger_digest=challenger.bundle.digest,
         champion_digest=None if champion is None else champion.bundle.digest,
-        reasons=tuple(reasons),
+        reasons=tuple(_reasons(score, gain, classes, ms_per_megapixel, megabytes, rules)),
     )
 
 
@@ -256,48 +250,41 @@ def measure_speed(bundle: Bundle, data: Path, ref: PlaneRef) -> float:
     return 1000 * min(seconds[1:]) / (plane.mask_yx.size / 1e6)
 
 
-def _below_floors(score: float | None, classes: Sequence[ClassChange], rules: PromotionParams) -> list[str]:
-    found = []
+def _reasons(
+    score: float | None,
+    gain: Interval | None,
+    classes: Sequence[ClassChange],
+    ms_per_megapixel: float,
+    megabytes: float,
+    rules: PromotionParams,
+) -> Iterator[str]:
+    """Say why not, in the order of section `promotion`."""
     if score is None or score < rules.floor_mean_iou:
-        found.append(f"mean IoU {_figure(score)} is below promotion.floor_mean_iou {rules.floor_mean_iou}")
-    low = [one for one in classes if one.challenger is not None and one.challenger < rules.floor_class_iou]
-    return found + [
-        f"IoU of {one.name} {_figure(one.challenger)} is below promotion.floor_class_iou {rules.floor_class_iou}"
-        for one in low
-    ]
-
-
-def _no_gain(gain: Interval, rules: PromotionParams) -> list[str]:
-    if gain.low is None:
-        return [
+        yield f"mean IoU {_figure(score)} is below promotion.floor_mean_iou {rules.floor_mean_iou}"
+    for one in classes:
+        if one.challenger is not None and one.challenger < rules.floor_class_iou:
+            floor = f"promotion.floor_class_iou {rules.floor_class_iou}"
+            yield f"IoU of {one.name} {_figure(one.challenger)} is below {floor}"
+    if gain is not None and gain.low is None:
+        yield (
             f"no interval for the gain: {gain.reason}; more independent test units would settle it: more annotated "
             "planes or specimens, a larger split.test, or a smaller evaluate.block_planes, where planes that far apart "
             "are independent"
-        ]
-    if gain.low <= rules.min_gain:
-        return [
+        )
+    elif gain is not None and gain.low is not None and gain.low <= rules.min_gain:
+        yield (
             f"the gain in mean IoU is not above promotion.min_gain {rules.min_gain} with {rules.confidence:.0%} "
             f"confidence: its lower end is {gain.low:+.4f}"
-        ]
-    return []
-
-
-def _dropped_classes(classes: Sequence[ClassChange], rules: PromotionParams) -> list[str]:
-    return [
-        f"IoU of {one.name} falls by {-one.change:.4f}, more than promotion.max_class_drop {rules.max_class_drop}"
-        for one in classes
-        if one.change is not None and -one.change > rules.max_class_drop
-    ]
-
-
-def _over_budget(ms_per_megapixel: float, megabytes: float, rules: PromotionParams) -> list[str]:
-    found = []
+        )
+    for one in classes:
+        if one.change is not None and -one.change > rules.max_class_drop:
+            limit = f"promotion.max_class_drop {rules.max_class_drop}"
+            yield f"IoU of {one.name} falls by {-one.change:.4f}, more than {limit}"
     if rules.max_ms_per_megapixel is not None and ms_per_megapixel > rules.max_ms_per_megapixel:
         limit = f"promotion.max_ms_per_megapixel {rules.max_ms_per_megapixel:g}"
-        found.append(f"{ms_per_megapixel:.0f} ms per megapixel exceed {limit}")
+        yield f"{ms_per_megapixel:.0f} ms per megapixel exceed {limit}"
     if rules.max_megabytes is not None and megabytes > rules.max_megabytes:
-        found.append(f"{megabytes:.1f} MB exceed promotion.max_megabytes {rules.max_megabytes:g}")
-    return found
+        yield f"{megabytes:.1f} MB exceed promotion.max_megabytes {rules.max_megabytes:g}"
 
 
 def _figure(value: float | None) -> str:

@@ -12,44 +12,42 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from stackseg.dataset.records import Catalog
 from stackseg.errors import DataError
 from stackseg.evaluation.evaluate import Evaluation
 from stackseg.evaluation.report import score_metrics
 from stackseg.model.bundle import BundleSpec
-from stackseg.registry.versions import CHALLENGER
-from stackseg.tracking.descriptions import describe_scores
-from stackseg.tracking.lineage import GitState, run_name
-from stackseg.tracking.run_logger import RunRecord, dataset_of, find_run, lineage_tags, log_metrics, reopened
-
-# the digests that make a version what it is
-IDENTITY = ("bundle_digest", "catalog_digest", "code_digest")
+from stackseg.registry.description import scores_markdown, update_descriptions
+from stackseg.registry.versions import CHALLENGER, read_registered_model
+from stackseg.tracking.descriptions import describe_scores, figure
+from stackseg.tracking.lineage import GitState, git_state, run_name
+from stackseg.tracking.run_logger import RunRecord, dataset_of, find_run, lineage_tags, log_metrics, read_run, reopened
+from stackseg.tracking.store_errors import store_lock
 
 
 @dataclass(frozen=True)
 class Registration:
-    """What registering came to."""
+    """What registering came to; `run_id` is not the trainer's where the store does not know that run."""
 
     name: str
     version: str
     created: bool
     run_id: str
-    run_reopened: bool
+    trained_by: str
 
 
 def register(
     spec: BundleSpec,
     evaluation: Evaluation,
-    record: RunRecord,
     catalog: Catalog,
     *,
     data: Path,
-    pictures: list[Path],
+    out: Path,
     experiment_id: str,
     model_name: str,
-    git: GitState,
+    lock: Path,
     log_model: Callable[[], Any],
 ) -> Registration:
     """Add scores, pictures and the model to the run that trained, and register the version if there is none yet.
@@ -58,52 +56,57 @@ def register(
 
     Parameters
     ----------
-    spec, evaluation, record, catalog
-        What the stages wrote.
-    data
-        Folder of the specimens, for the data set's source.
-    pictures
-        Files to log under ``pictures/``.
+    data, out
+        Folder of the specimens, for the data set's source, and folder with run.json, plots/ and overlays/.
     experiment_id, model_name
-        Where the run is looked for or opened, and the registered model.
-    git
-        Lineage of a run that has to be opened because the training's own is gone.
+        Where a run is opened if the training's own is gone, and the registered model.
+    lock
+        File by which one of several processes of this machine makes the version, and the others find it.
     log_model
         Logs the model to the active run and returns MLflow's ModelInfo.
 
     Raises
     ------
     DataError
-        Scores, bundle and catalogue do not belong together.
+        There is no run.json, or scores, bundle and catalogue do not belong together.
     """
+    record = read_run(out / "run.json")
     _check_belongings(spec, evaluation, record, catalog)
-    run_id, opened = _run_of(record, spec, experiment_id, git)
-    version = find_version(model_name, spec)
-    client = MlflowClient()
     test = dataset_of(catalog, data, evaluation.part)
-    with reopened(run_id):
-        if not _has_input(run_id, evaluation.part):
-            mlflow.log_input(test, context=evaluation.part)
-        for picture in pictures:
-            mlflow.log_artifact(str(picture), "pictures")
-        mlflow.log_dict(evaluation.model_dump(mode="json"), "scores.json")
-        model_id = model_id_of(version) if version is not None else str(log_model().model_id)
-    # once for the run's own table, and on the model of it
-    log_metrics(run_id, score_metrics(evaluation), model_id=model_id, dataset=test)
-    describe_scores(run_id, model_id, evaluation)
-    if version is not None:
+    description = scores_markdown(spec, evaluation, catalog)
+    with store_lock(lock):
+        run_id = _run_of(record, spec, experiment_id)
+        version = version_of_bundle(model_name, spec)
+        with reopened(run_id):
+            if not _has_input(run_id, evaluation.part):
+                mlflow.log_input(test, context=evaluation.part)
+            for folder in ("plots", "overlays"):
+                for picture in sorted((out / folder).glob("*.png")):
+                    mlflow.log_artifact(str(picture), "pictures")
+            mlflow.log_dict(evaluation.model_dump(mode="json"), "evaluation.json")
+            logged = None if version is not None else str(log_model().model_id)
+        created = False
+        if version is None:
+            tags = version_tags(spec, evaluation) | {"run_ids": run_id}
+            version, created = _create_version(model_name, spec, str(logged), run_id, tags, description)
+        number = str(version.version)
+        # once for the run's own table, and on the model of it
+        log_metrics(run_id, score_metrics(evaluation), model_id=model_id_of(version), dataset=test)
+        describe_scores(run_id, evaluation)
         runs = [one for one in version.tags.get("run_ids", "").split(",") if one]
         if run_id not in runs:
-            client.set_model_version_tag(model_name, version.version, "run_ids", ",".join([*runs, run_id]))
-        return Registration(model_name, str(version.version), False, run_id, opened)
-    tags = version_tags(spec, evaluation) | {"run_ids": run_id}
-    created = _create_version(client, model_name, model_id, run_id, tags)
-    return Registration(model_name, str(created.version), True, run_id, opened)
+            MlflowClient().set_model_version_tag(model_name, number, "run_ids", ",".join([*runs, run_id]))
+        if not version.description:  # a new one, or one of an older release
+            MlflowClient().update_model_version(model_name, number, description)
+        update_descriptions(read_registered_model(model_name), number)
+    return Registration(model_name, number, created, run_id, record.run_id)
 
 
 def _create_version(
-    client: MlflowClient, model_name: str, model_id: str, run_id: str, tags: dict[str, str]
-) -> ModelVersion:
+    model_name: str, spec: BundleSpec, model_id: str, run_id: str, tags: dict[str, str], description: str
+) -> tuple[ModelVersion, bool]:
+    """Create the version and return it; or the one that another machine made of the bundle at the same time."""
+    client = MlflowClient()
     try:
         client.create_registered_model(model_name)
     except MlflowException as error:
@@ -112,24 +115,24 @@ def _create_version(
     created = client.create_model_version(
         model_name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id
     )
+    # the lock keeps processes of one machine apart only
+    kept = version_of_bundle(model_name, spec) or created
+    if kept.version != created.version:
+        client.delete_model_version(model_name, created.version)
+        client.delete_logged_model(model_id)
+        return kept, False
     # the logged model's page links to its versions by this tag
     link = json.dumps([{"name": model_name, "version": created.version}])
-    client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link})
+    client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link, MLFLOW_RUN_NOTE: description})
     client.set_registered_model_alias(model_name, CHALLENGER, created.version)
-    return created
+    return kept, True
 
 
-def find_version(model_name: str, spec: BundleSpec) -> ModelVersion | None:
-    """Return the registered version of a bundle, or None."""
-    wanted = identity(spec)
-    try:
-        versions = MlflowClient().search_model_versions(f"name='{model_name}'")
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    same = [one for one in versions if all(one.tags.get(key) == value for key, value in wanted.items())]
-    return min(same, key=lambda one: int(one.version)) if same else None
+def version_of_bundle(model_name: str, spec: BundleSpec) -> ModelVersion | None:
+    """Return the registered version of a bundle, the oldest if there are several, or None."""
+    wanted = identity(spec).items()
+    versions = reversed(read_registered_model(model_name).versions.values())
+    return next((one for one in versions if wanted <= one.tags.items()), None)
 
 
 def model_id_of(version: ModelVersion) -> str:
@@ -139,8 +142,12 @@ def model_id_of(version: ModelVersion) -> str:
 
 def identity(spec: BundleSpec) -> dict[str, str]:
     """Return the digests by which a version is known."""
-    values = (spec.digest, spec.lineage.catalog_digest, spec.lineage.code_digest)
-    return dict(zip(IDENTITY, values, strict=True))
+    lineage = spec.lineage
+    return {
+        "bundle_digest": spec.digest,
+        "catalog_digest": lineage.catalog_digest,
+        "code_digest": lineage.code_digest,
+    }
 
 
 def version_tags(spec: BundleSpec, evaluation: Evaluation) -> dict[str, str]:
@@ -151,22 +158,18 @@ def version_tags(spec: BundleSpec, evaluation: Evaluation) -> dict[str, str]:
         "git_commit": str(spec.lineage.git_commit),
         "git_dirty": str(spec.lineage.git_dirty).lower(),
         "part": evaluation.part,
-        "mean_iou": _figure(evaluation.mean_iou),
-        "mean_iou_interval": interval.reason or f"{_figure(interval.low)}..{_figure(interval.high)} ({interval.unit})",
-        "validation_mean_iou": _figure(spec.validation.mean_iou),
+        "mean_iou": figure(evaluation.mean_iou),
+        "mean_iou_interval": interval.reason or f"{figure(interval.low)}..{figure(interval.high)} ({interval.unit})",
+        "validation_mean_iou": figure(spec.validation.mean_iou),
     }
-    return tags | {f"iou.{one.name}": _figure(one.iou) for one in evaluation.scores.classes}
-
-
-def _figure(value: float | None) -> str:
-    return "null" if value is None else f"{value:.4f}"
+    return tags | {f"iou.{one.name}": figure(one.iou) for one in evaluation.scores.classes}
 
 
 def _check_belongings(spec: BundleSpec, evaluation: Evaluation, record: RunRecord, catalog: Catalog) -> None:
     pairs = (
-        ("scores.json", evaluation.bundle_digest, spec.digest),
+        ("evaluation.json", evaluation.bundle_digest, spec.digest),
         ("run.json", record.bundle_digest, spec.digest),
-        ("scores.json", evaluation.catalog_digest, catalog.digest()),
+        ("evaluation.json", evaluation.catalog_digest, catalog.digest()),
         ("the model", spec.lineage.catalog_digest, catalog.digest()),
     )
     for where, found, expected in pairs:
@@ -179,15 +182,15 @@ def _check_belongings(spec: BundleSpec, evaluation: Evaluation, record: RunRecor
             )
 
 
-def _run_of(record: RunRecord, spec: BundleSpec, experiment_id: str, git: GitState) -> tuple[str, bool]:
+def _run_of(record: RunRecord, spec: BundleSpec, experiment_id: str) -> str:
     if find_run(record.run_id) is not None:
-        return record.run_id, False
+        return record.run_id
     # a fresh clone, or a cache restored after the store was lost
     earlier = MlflowClient().search_runs([experiment_id], f"tags.restored_from = '{record.run_id}'", max_results=1)
     if earlier:
-        return earlier[0].info.run_id, True
+        return str(earlier[0].info.run_id)
     trained_by = GitState(spec.lineage.git_commit, spec.lineage.git_dirty, "", None)
-    tags = lineage_tags(git) | {
+    tags = lineage_tags(git_state(Path.cwd())) | {
         MLFLOW_RUN_NAME: run_name(spec.inference.network, trained_by),
         "restored_from": record.run_id,
         "bundle_digest": spec.digest,
@@ -196,7 +199,7 @@ def _run_of(record: RunRecord, spec: BundleSpec, experiment_id: str, git: GitSta
     }
     run = MlflowClient().create_run(experiment_id, tags=tags)
     MlflowClient().set_terminated(run.info.run_id)
-    return run.info.run_id, True
+    return str(run.info.run_id)
 
 
 def _has_input(run_id: str, context: str) -> bool:

@@ -1,4 +1,4 @@
-"""Registered versions: list them, find the one that is meant, and bring its bundle here."""
+"""The registered model: its versions, aliases and history, and the bundle of the version that is meant."""
 
 from __future__ import annotations
 
@@ -8,58 +8,84 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
+from pydantic import BaseModel, ConfigDict
 
 from stackseg.errors import ModelError, StoreError
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+HISTORY_PREFIX = "stackseg.history."
 NONE_YET = "`dvc repro` makes one; if it finds nothing to do, `stackseg register` brings in the one of outputs/"
 _ABSENT = {CHALLENGER: "no version was registered since the last promotion", PREVIOUS: "no earlier champion"}
 
 
+class ChampionChange(BaseModel):
+    """A change of champion: who, when, from, to, why, and the figures it rests on."""
+
+    # older releases wrote more fields, and also changes that came to nothing
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    when: datetime
+    who: str
+    host: str
+    action: Literal["promote", "force", "rollback"]
+    from_version: str | None
+    to_version: str
+    why: str
+    figures: dict[str, Any]
+    outcome: str = "done"
+
+
 @dataclass(frozen=True)
-class Registered:
-    """The registered model: versions by number, newest first, and which of them each alias names."""
+class RegisteredModel:
+    """Versions by number, newest first; which of them each alias names; changes of champion, oldest first."""
 
     name: str
     versions: dict[str, ModelVersion]
     aliases: dict[str, str]
+    history: tuple[ChampionChange, ...] = ()
+    description: str = ""
 
     def aliases_of(self, version: str) -> list[str]:
         """Return the aliases that name a version."""
         return sorted(alias for alias, named in self.aliases.items() if named == version)
 
 
-def registered(name: str) -> Registered:
-    """Return what the registry knows of a model; nothing, if it was never registered."""
-    client = MlflowClient()
+def read_registered_model(name: str) -> RegisteredModel:
+    """Return what the registry knows of a model; nothing, if it was never registered.
+
+    `previous` is the latest champion before the present one that is still there, by the history: so it is right
+    however the champion was changed, and wherever a change was interrupted.
+    """
     try:
-        model = client.get_registered_model(name)
+        model = MlflowClient().get_registered_model(name)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return Registered(name, {}, {})
+            return RegisteredModel(name, {}, {})
         raise
-    versions: list[ModelVersion] = []
-    token = None
-    while token != "":
-        page = client.search_model_versions(f"name='{name}'", page_token=token)
-        versions, token = [*versions, *page], page.token or ""
-    ordered = sorted(versions, key=lambda one: -int(one.version))
+    found = sorted(mlflow.search_model_versions(filter_string=f"name='{name}'"), key=lambda one: -int(one.version))
+    versions = {str(one.version): one for one in found}
     # search results carry no aliases: the registered model does
-    return Registered(
-        name,
-        {str(one.version): one for one in ordered},
-        {alias: str(version) for alias, version in model.aliases.items()},
-    )
+    aliases = {alias: str(version) for alias, version in model.aliases.items()}
+    changes = [model.tags[key] for key in sorted(model.tags) if key.startswith(HISTORY_PREFIX)]
+    recorded = [ChampionChange.model_validate_json(text) for text in changes]
+    history = tuple(one for one in recorded if not one.outcome.startswith("abandoned"))
+    champions = [version for one in history for version in (one.from_version, one.to_version)]
+    earlier = [one for one in champions if one in versions and one != aliases.get(CHAMPION)]
+    if earlier:
+        aliases[PREVIOUS] = str(earlier[-1])
+    return RegisteredModel(name, versions, aliases, history, model.description or "")
 
 
-def find(known: Registered, wanted: str) -> str:
+def find(known: RegisteredModel, wanted: str) -> str:
     """Return the number of the version that an alias or a number names.
 
     Raises

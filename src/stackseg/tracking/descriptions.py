@@ -10,7 +10,6 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from stackseg.dataset.records import Catalog
 from stackseg.evaluation.evaluate import Evaluation
 from stackseg.model.bundle import BundleSpec
-from stackseg.tracking.lineage import GitState
 
 # MLflow cuts a description at 8,000 characters
 MAX_CLASSES = 50
@@ -31,26 +30,23 @@ def describe_run(run_id: str, heading: str, text: str) -> None:
     client.set_tag(run_id, MLFLOW_RUN_NOTE, with_section(note, heading, text))
 
 
-def describe_scores(run_id: str, model_id: str, evaluation: Evaluation) -> None:
-    """Add the scores of an evaluation to the description of the run, and to that of the model it logged."""
-    client, section = MlflowClient(), (f"Scores on the {evaluation.part} part", score_table(evaluation))
-    describe_run(run_id, *section)
-    note = client.get_logged_model(model_id).tags.get(MLFLOW_RUN_NOTE, "")
-    client.set_logged_model_tags(model_id, {MLFLOW_RUN_NOTE: with_section(note, *section)})
+def describe_scores(run_id: str, evaluation: Evaluation) -> None:
+    """Add the scores of an evaluation to the description of a run."""
+    describe_run(run_id, f"Scores on the {evaluation.part} part", score_table(evaluation))
 
 
-def data_section(catalog: Catalog, git: GitState) -> str:
+def data_section(catalog: Catalog, commit: str | None, *, dirty: bool | None) -> str:
     """Return what a training learns from, how it was split, and by which code."""
     planes = ", ".join(f"{len(catalog.planes(part))} {part}" for part in ("training", "validation", "test"))
     leaks = ": **held-out planes resemble training planes**" if catalog.leakage.leaks else ""
-    changes = ", with the changes in lineage/uncommitted.diff" if git.dirty else ""
+    changes = ", with the changes in lineage/uncommitted.diff of the run" if dirty else ""
     return "\n".join(
         [
             f"- Data: `{catalog.data}`, md5 `{catalog.data_md5}`, catalogue `{catalog.digest()[:12]}`",
             f"- Classes: {', '.join(one.name for one in catalog.classes[:MAX_CLASSES])}",
             f"- Split: {catalog.split.method}; planes: {planes}",
             f"- Leakage: {figure(catalog.leakage.figure)} (0 is clean, 1 is trained on){leaks}",
-            f"- Code: commit `{git.short or 'unknown'}`{changes}",
+            f"- Code: commit `{commit or 'unknown'}`{changes}",
         ]
     )
 
@@ -64,19 +60,22 @@ def training_section(spec: BundleSpec, num_epochs: int) -> str:
     )
 
 
-def score_table(evaluation: Evaluation) -> str:
-    """Return the scores of an evaluation with their interval."""
+def score_table(evaluation: Evaluation, *, max_classes: int = MAX_CLASSES) -> str:
+    """Return the scores of an evaluation with their interval, class by class up to a number of them."""
     scores, interval = evaluation.scores, evaluation.mean_iou_interval
     between = interval.reason or (
         f"{figure(interval.low)} to {figure(interval.high)} at {interval.confidence:.0%}, "
         f"{interval.num_units} independent units ({interval.unit})"
     )
     rows = [["class", *_CLASS_SCORES], ["---"] * (1 + len(_CLASS_SCORES))]
-    for one in scores.classes[:MAX_CLASSES]:
+    for one in scores.classes[:max_classes]:
         rows.append([one.name.replace("|", "/"), *(figure(getattr(one, key)) for key in _CLASS_SCORES.values())])
-    if len(scores.classes) > MAX_CLASSES:
-        rows.append([f"and {len(scores.classes) - MAX_CLASSES} more, in evaluation.json"])
-    heading = f"Mean IoU **{figure(evaluation.mean_iou)}** on {scores.num_planes} planes; interval: {between}."
+    if len(scores.classes) > max_classes:
+        rows.append([f"and {len(scores.classes) - max_classes} more, in evaluation.json"])
+    heading = (
+        f"Mean IoU **{figure(evaluation.mean_iou)}** on {scores.num_planes} planes of the {evaluation.part} part; "
+        f"interval: {between}."
+    )
     return "\n".join([heading, "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 

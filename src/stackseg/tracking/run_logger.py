@@ -119,7 +119,7 @@ class TrainingRun:
         mlflow.log_dict(self._catalog.model_dump(mode="json"), "catalog.json")
         if self._git.diff:
             mlflow.log_text(self._git.diff, "lineage/uncommitted.diff")
-        describe_run(self.run_id, "Data", data_section(self._catalog, self._git))
+        describe_run(self.run_id, "Data", data_section(self._catalog, self._git.short, dirty=self._git.dirty))
         self._log_missed(start.history)
 
     def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:

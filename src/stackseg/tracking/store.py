@@ -251,3 +251,24 @@ def _quiet_mlflow() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+
+
+def open_store_to_read(root: Path) -> bool:
+    """Point MLflow at the project's tracking store and change nothing in it; return whether there is one yet.
+
+    Raises
+    ------
+    StoreError
+        The server does not answer.
+    """
+    apply_quiet_environment()
+    uri = tracking_uri(root.resolve())
+    database = database_file(uri)
+    with store_errors(shown_uri(uri)):
+        if database is not None and (not database.is_file() or not database.stat().st_size):
+            return False  # MLflow would make one
+        require_answer(uri)
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+    return True
