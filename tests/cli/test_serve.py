@@ -8,7 +8,7 @@ import pytest
 
 from stackseg.errors import MachineError
 from stackseg.registry.versions import Registered
-from stackseg.serving.request_guard import Limits
+from stackseg.serving.request import Limits
 
 # MLflow's own, on being imported
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")

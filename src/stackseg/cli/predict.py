@@ -151,7 +151,7 @@ def serve(
     import os
 
     from stackseg.cli.serve import run_server
-    from stackseg.serving.request_guard import Limits
+    from stackseg.serving.request import Limits
 
     # MLflow's app and the model read these when they are made
     os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(timeout)

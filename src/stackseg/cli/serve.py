@@ -14,7 +14,7 @@ from stackseg.errors import MachineError, StoreError
 from stackseg.model.devices import num_cores
 from stackseg.registry.versions import Registered, find
 from stackseg.serving.app import Cores, Exchangeable, Loaded, Watch, build_app, load_version
-from stackseg.serving.request_guard import Limits
+from stackseg.serving.request import Limits
 
 
 def run_server(

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from stackseg.model.code_digest import code_digest
 from stackseg.model.segment import segment
 from stackseg.serving.pyfunc import SegmentationModel, Wishes
-from stackseg.serving.request_guard import Guard, Limits
+from stackseg.serving.request import Guard, Limits
 
 log = logging.getLogger("uvicorn.error")
 

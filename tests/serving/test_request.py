@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackseg.serving.request_guard import Limits, RefusedRequestError, check_content_type, check_request, sentence_of
+from stackseg.serving.request import Limits, RefusedRequestError, check_content_type, check_request, sentence_of
 
 LIMITS = Limits(max_megabytes=1, max_megapixels=1, max_images=3)
 PARAMETERS = ("output", "tta")
