@@ -13,7 +13,7 @@ import pytest
 
 from databases import free_port
 from stackseg.errors import StacksegError
-from stackseg.serving.client import Remote
+from stackseg.serving.client import RemoteModel
 from stackseg.serving.encode import IGNORE_VOXEL_SIZE
 
 REFUSAL = json.dumps({"error": f"the image: voxel size 9. Rescale the image; or {IGNORE_VOXEL_SIZE}"})
@@ -57,7 +57,7 @@ class Planes:
 
 def told(url: str) -> str:
     with pytest.raises(StacksegError) as caught:
-        list(Remote(url, {}, 0.3, 1).segment(Planes(), None))
+        list(RemoteModel(url, {}, 0.3, 1).segment(Planes(), None))
     return caught.value.sentence()
 
 

@@ -21,7 +21,7 @@ from stackseg.errors import DataError, MachineError
 from stackseg.serving.encode import IGNORE_VOXEL_SIZE, decode_mask
 
 CONNECT_SECONDS = 10
-ANSWER_FIELDS = {
+RESPONSE_FIELDS = {
     "mask", "colours", "warnings", "context_slices", "intensity_scope", "bundle_digest", "model_name", "model_version"
 }  # fmt: skip
 Mask = npt.NDArray[np.uint8]
@@ -29,15 +29,15 @@ Mask = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class RemotePlane:
-    """Mask of one plane, and all else that the server answered."""
+    """Mask of one plane, and all else of the server's response."""
 
     z: int
     mask_yx: Mask
-    answer: dict[str, Any]
+    response: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteModel:
     """A served model's address, and what is asked of it.
 
     `url` is that of the server, with or without ``/invocations``; `params` are those of the model's signature.
@@ -63,7 +63,7 @@ class Remote:
         """
         with ThreadPoolExecutor(self.in_flight, thread_name_prefix="remote") as pool, requests.Session() as session:
             first = self._ask(session, source, voxel_size_zyx_um, 0, 0)
-            context, scope = int(first.answer["context_slices"]), first.answer["intensity_scope"]
+            context, scope = int(first.response["context_slices"]), first.response["intensity_scope"]
             if scope == "specimen" and len(source) > 1:
                 yield from self._whole(session, source, voxel_size_zyx_um)
                 return
@@ -108,22 +108,22 @@ class Remote:
         try:
             response = session.post(address, json=body, timeout=(CONNECT_SECONDS, self.timeout_s))
         except requests.RequestException as error:
-            raise _unanswered(error, address) from None
+            raise _connection_error(error, address) from None
         if response.status_code != requests.codes.ok:
-            told = _told(response)
-            if told is None and response.status_code in _OF_OTHERS:
+            sentence = _error_sentence(response)
+            if sentence is None and response.status_code in _STATUS_OF_OTHERS:
                 raise MachineError(
                     f"no server of stackseg's ({response.status_code} {response.reason})",
                     where=address,
                     remedy="check the address; `stackseg serve` says it when it starts",
                 )
-            sentence = told or response.reason or "no reason given"
+            sentence = sentence or response.reason or "no reason given"
             raise DataError(f"{where} was refused ({response.status_code}): {sentence}", where=address)
         try:
             answer: dict[str, Any] = response.json()["predictions"][0]
-            missing = ANSWER_FIELDS - set(answer)
+            missing = RESPONSE_FIELDS - set(answer)
         except (ValueError, KeyError, IndexError, TypeError):
-            missing = ANSWER_FIELDS
+            missing = RESPONSE_FIELDS
         if missing:
             raise DataError("its answer is no mask of stackseg's", where=address, remedy="check the address")
         return answer
@@ -143,10 +143,10 @@ def encode_image(planes: list[npt.NDArray[np.generic]], voxel_size_zyx_um: Voxel
 
 
 # what a server says that has no such address; a proxy before ours says other things
-_OF_OTHERS = (requests.codes.not_found, requests.codes.method_not_allowed, requests.codes.not_implemented)
+_STATUS_OF_OTHERS = (requests.codes.not_found, requests.codes.method_not_allowed, requests.codes.not_implemented)
 
 
-def _told(response: requests.Response) -> str | None:
+def _error_sentence(response: requests.Response) -> str | None:
     """Return the sentence of a refusal, or None where it is not of the form that stackseg's and MLflow's are of."""
     try:
         tree = response.json()
@@ -159,7 +159,7 @@ def _told(response: requests.Response) -> str | None:
     return sentence.replace(IGNORE_VOXEL_SIZE, "add --ignore-voxel-size")
 
 
-def _unanswered(error: requests.RequestException, address: str) -> MachineError:
+def _connection_error(error: requests.RequestException, address: str) -> MachineError:
     found, remedy = f"the server does not answer ({type(error).__name__})", "check the address"
     if isinstance(error, requests.exceptions.MissingSchema | requests.exceptions.InvalidSchema):
         found, remedy = "an address without http", "begin it with http://"

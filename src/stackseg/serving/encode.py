@@ -22,9 +22,7 @@ Mask = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
 
 
-def encode_answer(
-    mask_zyx: Mask, probabilities_zcyx: Probabilities | None, output: OutputForm
-) -> dict[str, str | None]:
+def encode_mask(mask_zyx: Mask, probabilities_zcyx: Probabilities | None, output: OutputForm) -> dict[str, str | None]:
     """Return the base64 strings `mask` and `probabilities`.
 
     Parameters

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from stackseg.dataset.files.axes import VoxelSize, name_axes, refuse_guess
-from stackseg.dataset.files.pages import PageSource, open_pages
+from stackseg.dataset.files.pages import ImageBytes, PageSource, open_pages
 from stackseg.dataset.files.tiff import brief
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN
 from stackseg.dataset.files.write_tiff import write_stack
 from stackseg.errors import DataError
 
-__all__ = ["Plane", "Stack", "StackInfo", "check_finite", "open_stack", "write_stack"]
+__all__ = ["ImageBytes", "Plane", "Stack", "StackInfo", "check_finite", "open_stack", "write_stack"]
 
 Plane = npt.NDArray[np.generic]
 
@@ -29,6 +29,7 @@ class StackInfo:
     """What an image file holds."""
 
     path: Path
+    """The file; of one in memory the name that errors call it."""
     num_planes: int
     shape_yx: tuple[int, int]
     num_channels: int
@@ -50,7 +51,7 @@ class Stack:
 
     Values are as stored, also where MinIsWhite or a palette changes how they are drawn: so do Fiji, napari and
     scikit-image. It may be pickled and used after a fork: each process opens the file for itself. A file of one plane
-    is open only while it is read, so that a folder of thousands costs no file handles.
+    is open only while it is read, so that a folder of thousands costs no file handles; one in memory stays open.
     """
 
     info: StackInfo
@@ -58,7 +59,7 @@ class Stack:
     _owner: int = 0
     _volume: Plane | None = None
 
-    def __init__(self, path: Path, *, axes: str | None = None) -> None:
+    def __init__(self, path: Path | ImageBytes, *, axes: str | None = None) -> None:
         self._path = path
         self._axes = axes
         source = self._opened()
@@ -70,7 +71,7 @@ class Stack:
             self._num_channels, note = self._without_alpha(source)
             notes.append(note)
         self.info = StackInfo(
-            path=path,
+            path=Path(str(path)),
             num_planes=self._num_planes,
             shape_yx=(source.shape[self._letters.index("Y")], source.shape[self._letters.index("X")]),
             num_channels=self._num_channels,
@@ -82,7 +83,8 @@ class Stack:
             palette=source.palette,
             notes=tuple(notes),
         )
-        if self._num_planes == 1:
+        self._stays_open = self._num_planes > 1 or isinstance(path, ImageBytes)
+        if not self._stays_open:
             self.close()
 
     def __len__(self) -> int:
@@ -98,7 +100,7 @@ class Stack:
         IndexError
             There is no such plane.
         """
-        if self._num_planes > 1:
+        if self._stays_open:
             image_yxc = self._gather(self._opened(), z)
         else:
             with closing(self._open()) as source:
@@ -184,7 +186,7 @@ class Stack:
         return self._num_channels - 1, f"constant alpha channel ({first:g}) dropped"
 
 
-def open_stack(path: Path, *, axes: str | None = None) -> Stack:
+def open_stack(path: Path | ImageBytes, *, axes: str | None = None) -> Stack:
     """Open a TIFF or PNG file as a stack; only headers are read, except to see whether an alpha channel is constant.
 
     Plain pages without metadata are planes, axes and voxel size come from OME or ImageJ metadata, a pyramid is read at
@@ -193,7 +195,7 @@ def open_stack(path: Path, *, axes: str | None = None) -> Stack:
     Parameters
     ----------
     path
-        The file; its content counts, not its name.
+        The file, or its bytes; its content counts, not its name.
     axes
         What the dimensions longer than one are, in the file's order, such as "ZCYX"; overrides the metadata.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +35,12 @@ _MOST_CHANNELS_UNASKED = 4
 class TiffPages:
     """A TIFF file: classic, BigTIFF, OME, ImageJ, tiled or striped; a `PageSource` of `formats.py`."""
 
-    def __init__(self, path: Path, *, axes_given: bool) -> None:
-        self._where = str(path)
+    def __init__(self, file: Path | BinaryIO, *, where: str, axes_given: bool) -> None:
+        self._where = where
         self.notes: list[str] = []
         try:
             # an OME header may name other files, anywhere: none but this one is ever opened
-            self._tiff = tifffile.TiffFile(path, _multifile=False)
+            self._tiff = tifffile.TiffFile(file, _multifile=False)
         except Exception as error:  # whatever a corrupt header makes tifffile raise
             raise self._corrupt(error) from error
         try:
