@@ -49,53 +49,52 @@ def serve(
 
     POST /invocations; GET /ping, /health, /version. One request alone uses all cores, several use one each.
     """
-    listener = bound(host, port)
-    if watch and (model.isdecimal() or model.startswith("models:/") or Path(model).is_dir()):
-        raise StoreError(
-            f"{model} is no alias",
-            expected="one to watch",
-            where="--model",
-            remedy="name an alias, or leave out --watch",
-        )
+    with bound(host, port) as listener:
+        if watch and (model.isdecimal() or model.startswith("models:/") or Path(model).is_dir()):
+            raise StoreError(
+                f"{model} is no alias",
+                expected="one to watch",
+                where="--model",
+                remedy="name an alias, or leave out --watch",
+            )
 
-    import uvicorn
+        import uvicorn
 
-    from stackseg.model.devices import num_cores, pick_device
-    from stackseg.registry.versions import bundle_at
-    from stackseg.serving.app import Cores, ScoringApp, Watch, load_model, warm_up
-    from stackseg.serving.request import Limits
+        from stackseg.model.devices import num_cores, pick_device
+        from stackseg.registry.versions import bundle_at
+        from stackseg.serving.app import Cores, ScoringApp, Watch, load_model, warm_up
+        from stackseg.serving.request import Limits
 
-    on, cores = pick_device(device), Cores(num_cores())
-    with bundle_folder(model) as folder:
-        loaded = load_model(folder, on, max_megapixels)
-    cores.run_everywhere(lambda: warm_up(loaded))
-    scoring = ScoringApp(loaded, cores, Limits(max_megabytes, max_megapixels, timeout))
-    if watch:
-        from mlflow.tracking import MlflowClient
+        on, cores = pick_device(device), Cores(num_cores())
+        with bundle_folder(model) as folder:
+            loaded = load_model(folder, on, max_megapixels)
+        cores.run_everywhere(lambda: warm_up(loaded))
+        scoring = ScoringApp(loaded, cores, Limits(max_megabytes, timeout))
+        if watch:
+            from mlflow.tracking import MlflowClient
 
-        name, client = str(loaded.name), MlflowClient()
+            name, client = str(loaded.name), MlflowClient()
 
-        def load_warm(version: str) -> SegmentationModel:
-            uri = f"models:/{name}/{version}"
-            with bundle_at(uri, uri) as folder:
-                other = load_model(folder, on, max_megapixels)
-            cores.submit(lambda: warm_up(other)).result()
-            return other
+            def load_warm(version: str) -> SegmentationModel:
+                uri = f"models:/{name}/{version}"
+                with bundle_at(uri, uri) as folder:
+                    other = load_model(folder, on, max_megapixels)
+                cores.submit(lambda: warm_up(other)).result()
+                return other
 
-        Watch(
-            scoring,
-            lambda: str(client.get_model_version_by_alias(name, model).version),
-            load_warm,
-            current=str(loaded.version),
-            seconds=watch_seconds,
-        ).start()
-    # it listens already: whoever asks from now on is answered
-    address = "http://{}:{}".format(*listener.getsockname()[:2])
-    say(
-        f"serving {loaded.label} at {address} (bodies to {max_megabytes:g} MB, images to {max_megapixels:g} megapixels)"
-    )
-    say(f"next: stackseg segment-remote {address} IN.tif OUT.tif")
-    uvicorn.Server(uvicorn.Config(scoring.asgi(), log_level="info", access_log=False)).run([listener])
+            Watch(
+                scoring,
+                lambda: str(client.get_model_version_by_alias(name, model).version),
+                load_warm,
+                current=str(loaded.version),
+                seconds=watch_seconds,
+            ).start()
+        # it listens already: whoever asks from now on is answered
+        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        limits = f"bodies to {max_megabytes:g} MB, images to {max_megapixels:g} megapixels"
+        say(f"serving {loaded.label} at {address} ({limits})")
+        say(f"next: stackseg segment-remote {address} IN.tif OUT.tif")
+        uvicorn.Server(uvicorn.Config(scoring.asgi(), log_level="info", access_log=False)).run([listener])
 
 
 def segment_remote(

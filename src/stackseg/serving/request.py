@@ -22,7 +22,6 @@ class Limits:
     """What a request may weigh and take; `max_queued` requests may wait or run at a time."""
 
     max_megabytes: float
-    max_megapixels: float
     seconds: float
     max_images: int = 64
     max_queued: int = 64
