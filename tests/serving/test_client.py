@@ -22,7 +22,9 @@ ANSWERS = {
     "/other/invocations": (501, "<html>"),
     "/proxy/invocations": (502, "<html>"),
     "/voxels/invocations": (400, REFUSAL),
+    "/full/invocations": (200, "{}"),
 }
+visited: list[str] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -30,8 +32,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        status, body = ANSWERS.get(self.path) or time.sleep(1) or (200, "{}")
+        full = self.path.startswith("/full") and self.path not in visited
+        visited.append(self.path)
+        status, body = (503, "{}") if full else ANSWERS.get(self.path) or time.sleep(1) or (200, "{}")
         self.send_response(status)
+        if full:
+            self.send_header("Retry-After", "0")
         self.end_headers()
         self.wfile.write(body.encode())
 
@@ -68,6 +74,7 @@ def told(url: str) -> str:
         ("other", "no server of stackseg's (501 Not Implemented). Check the address"),
         ("proxy", "plane 0 was refused (502): Bad Gateway"),
         ("voxels", "Rescale the image; or add --ignore-voxel-size"),
+        ("full", "its answer is no mask of stackseg's"),
         ("slow", "the server does not answer (ReadTimeout). Wait longer by --timeout"),
     ],
 )

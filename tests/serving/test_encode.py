@@ -11,21 +11,30 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from stackseg.errors import DataError
-from stackseg.serving.encode import OUTPUT_FORMS, OutputForm, decode_mask, encode_mask
+from stackseg.serving.encode import OutputForm, decode_tiff_mask, encode_mask
 
 MASKS = arrays.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)))
 
 
+def decode(text: str, output: OutputForm) -> np.ndarray:
+    """Return the mask as a client's program gets it."""
+    if output == "tiff":
+        return decode_tiff_mask(text)
+    file = io.BytesIO(base64.b64decode(text, validate=True))
+    return np.asarray(Image.open(file))[None] if output == "png" else np.load(file)["mask"]
+
+
 @settings(max_examples=60, deadline=None)
-@given(MASKS, st.sampled_from(OUTPUT_FORMS))
+@given(MASKS, st.sampled_from(["png", "tiff", "npz"]))
 def test_a_mask_comes_back(mask_zyx: np.ndarray, output: OutputForm) -> None:
     if output == "png":
         mask_zyx = mask_zyx[:1]
     text = encode_mask(mask_zyx, None, output)["mask"]
     assert text is not None
-    np.testing.assert_array_equal(decode_mask(text, output), mask_zyx)
+    np.testing.assert_array_equal(decode(text, output), mask_zyx)
 
 
 @pytest.mark.parametrize("output", ["tiff", "npz"])

@@ -14,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import requests
 import tifffile
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from stackseg.dataset.channels import PlaneSource
 from stackseg.dataset.files.axes import VoxelSize
 from stackseg.errors import DataError, MachineError
-from stackseg.serving.encode import IGNORE_VOXEL_SIZE, decode_mask
+from stackseg.serving.encode import IGNORE_VOXEL_SIZE, decode_tiff_mask
 
 CONNECT_SECONDS = 10
+FULL_TRIES = 12
 RESPONSE_FIELDS = {
     "mask", "colours", "warnings", "context_slices", "intensity_scope", "bundle_digest", "model_name", "model_version"
 }  # fmt: skip
@@ -61,11 +64,21 @@ class RemoteModel:
         DataError
             It refuses; its own sentence says why.
         """
-        with ThreadPoolExecutor(self.in_flight, thread_name_prefix="remote") as pool, requests.Session() as session:
-            first = self._ask(session, source, voxel_size_zyx_um, 0, 0)
-            context, scope = int(first.response["context_slices"]), first.response["intensity_scope"]
-            if scope == "specimen" and len(source) > 1:
-                yield from self._whole(session, source, voxel_size_zyx_um)
+        with ThreadPoolExecutor(self.in_flight, thread_name_prefix="remote") as pool, _session() as session:
+
+            def ask(z: int, context: int) -> RemotePlane:
+                first, last = max(0, z - context), min(len(source) - 1, z + context)
+                planes = [source.plane(one) for one in range(first, last + 1)]
+                response = self._post(session, planes, voxel_size_zyx_um, z - first, f"plane {z}")
+                return RemotePlane(z, decode_tiff_mask(response["mask"])[0], response)
+
+            first = ask(0, 0)
+            context = int(first.response["context_slices"])
+            if first.response["intensity_scope"] == "specimen" and len(source) > 1:
+                planes = [source.plane(z) for z in range(len(source))]
+                response = self._post(session, planes, voxel_size_zyx_um, -1, "the stack")
+                for z, mask_yx in enumerate(decode_tiff_mask(response["mask"])):
+                    yield RemotePlane(z, mask_yx, response)
                 return
             if context == 0:
                 yield first
@@ -73,25 +86,10 @@ class RemoteModel:
             todo = iter(range(1 if context == 0 else 0, len(source)))
             while True:
                 while len(pending) < 2 * self.in_flight and (z := next(todo, None)) is not None:
-                    pending.append(pool.submit(self._ask, session, source, voxel_size_zyx_um, z, context))
+                    pending.append(pool.submit(ask, z, context))
                 if not pending:
                     return
                 yield pending.popleft().result()
-
-    def _ask(
-        self, session: requests.Session, source: PlaneSource, voxel_size: VoxelSize | None, z: int, context: int
-    ) -> RemotePlane:
-        first, last = max(0, z - context), min(len(source) - 1, z + context)
-        planes = [source.plane(one) for one in range(first, last + 1)]
-        answer = self._post(session, planes, voxel_size, z - first, f"plane {z}")
-        return RemotePlane(z, decode_mask(answer["mask"], "tiff")[0], answer)
-
-    def _whole(
-        self, session: requests.Session, source: PlaneSource, voxel_size: VoxelSize | None
-    ) -> Iterator[RemotePlane]:
-        answer = self._post(session, [source.plane(z) for z in range(len(source))], voxel_size, -1, "the stack")
-        for z, mask_yx in enumerate(decode_mask(answer["mask"], "tiff")):
-            yield RemotePlane(z, mask_yx, answer)
 
     def _post(
         self,
@@ -127,6 +125,15 @@ class RemoteModel:
         if missing:
             raise DataError("its answer is no mask of stackseg's", where=address, remedy="check the address")
         return answer
+
+
+def _session() -> requests.Session:
+    """Return a session that comes again when a full server says when (503 with Retry-After)."""
+    session = requests.Session()
+    retries = Retry(FULL_TRIES, connect=0, read=False, redirect=0, other=0, allowed_methods=None, raise_on_status=False)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retries))
+    return session
 
 
 def encode_image(planes: list[npt.NDArray[np.generic]], voxel_size_zyx_um: VoxelSize | None) -> bytes:
