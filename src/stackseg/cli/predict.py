@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from stackseg.dataset.files.axes import VoxelSize
-    from stackseg.model.bundle import Bundle
-
 PANEL = "Using a model"
 
 ModelName = Annotated[
@@ -56,7 +53,10 @@ def predict(
     It is the function that was scored and that is served. Intensities, noise and voxel size that lie outside the
     training part's are warned about.
     """
+    import numpy as np
+
     from stackseg.dataset.files.stack import open_stack
+    from stackseg.dataset.files.write_tiff import write_stack
     from stackseg.model.bundle import load_bundle
     from stackseg.model.devices import pick_device
     from stackseg.model.segment import segment
@@ -77,8 +77,28 @@ def predict(
             require_voxel_size(drift, where=str(image), remedy="or add --ignore-voxel-size")
         for sentence in drift.sentences():
             warn(f"{image}: {sentence}")
-        masks = (plane.mask_yx for plane in segment(stack, bundle, tta=tta))
-        _write(out, masks, len(stack), stack.info.voxel_size_zyx_um, bundle)
+        classes = bundle.inference.classes
+        pixels = np.zeros(len(classes), np.int64)
+        with counting("segmenting") as progress:
+
+            def masks() -> Iterator[npt.NDArray[np.uint8]]:
+                for done, plane in enumerate(segment(stack, bundle, tta=tta), start=1):
+                    np.add(pixels, np.bincount(plane.mask_yx.ravel(), minlength=len(classes)), out=pixels)
+                    yield plane.mask_yx
+                    progress(done, len(stack))
+
+            write_stack(
+                out,
+                masks(),
+                num_planes=len(stack),
+                voxel_size_zyx_um=stack.info.voxel_size_zyx_um,
+                colours=[one.display for one in classes],
+            )
+    rows = [
+        (index, one.name, swatch(one.display), f"{share:.4f}")
+        for index, (one, share) in enumerate(zip(classes, pixels / max(1, pixels.sum()), strict=True))
+    ]
+    table(str(out), ("value", "class", "colour", "share"), rows)
     say(f"{out}: {len(stack)} planes by bundle {bundle.digest[:12]}")
 
 
@@ -94,32 +114,6 @@ def bundle_folder(model: str) -> Iterator[Path]:
     uri = model if model.startswith("models:/") else uri_of(known.versions[find(known, model)])
     with bundle_at(uri, uri) as folder:
         yield folder
-
-
-def _write(
-    out: Path, masks: Iterator[npt.NDArray[np.uint8]], num_planes: int, voxel_size: VoxelSize | None, bundle: Bundle
-) -> None:
-    import numpy as np
-
-    from stackseg.dataset.files.write_tiff import write_stack
-
-    classes = bundle.inference.classes
-    pixels = np.zeros(len(classes), np.int64)
-    with counting("segmenting") as progress:
-
-        def counted() -> Iterator[npt.NDArray[np.uint8]]:
-            for done, mask_yx in enumerate(masks):
-                np.add(pixels, np.bincount(mask_yx.ravel(), minlength=len(classes)), out=pixels)
-                yield mask_yx
-                progress(done + 1, num_planes)
-
-        colours = [one.display for one in classes]
-        write_stack(out, counted(), num_planes=num_planes, voxel_size_zyx_um=voxel_size, colours=colours)
-    rows = [
-        (index, one.name, swatch(one.display), f"{share:.4f}")
-        for index, (one, share) in enumerate(zip(classes, pixels / max(1, pixels.sum()), strict=True))
-    ]
-    table(str(out), ("value", "class", "colour", "share"), rows)
 
 
 def check_out(image: Path, out: Path, overwrite: bool) -> None:

@@ -24,7 +24,7 @@ from stackseg.model.segment import segment
 from stackseg.serving.decode import open_image
 from stackseg.serving.drift import measure_drift, require_voxel_size
 from stackseg.serving.encode import IGNORE_VOXEL_SIZE, encode_mask
-from stackseg.serving.request import RequestParams, image_name, parse_params
+from stackseg.serving.request import FORM, RequestParams, image_name, parse_params
 
 MAX_MEGAPIXELS = 256.0
 """Most pixels of one image, over planes and channels, where nobody sets another limit."""
@@ -168,18 +168,17 @@ def _time_left() -> Callable[[], None]:
 
 def _images(model_input: pd.DataFrame) -> list[bytes]:
     if not isinstance(model_input, pd.DataFrame) or "image" not in model_input or len(model_input) == 0:
-        raise DataError("no image", expected='rows with a column "image"', remedy=_FORM)
+        raise DataError("no image", expected='rows with a column "image"', remedy=f"send {FORM}")
     images = list(model_input["image"])
     if not all(isinstance(one, bytes) for one in images):
-        raise DataError("an image that is no base64", expected="base64 of a TIFF or PNG file", remedy=_FORM)
+        raise DataError("an image that is no base64", expected="base64 of a TIFF or PNG file", remedy=f"send {FORM}")
     if any(one.startswith(_UNDECODED) for one in images):
-        raise DataError("MLflow decodes no images under inputs or instances", remedy=_FORM)
+        raise DataError("MLflow decodes no images under inputs or instances", remedy=f"send {FORM}")
     return images
 
 
 # how TIFF and PNG files begin in base64
 _UNDECODED = (b"SUkq", b"SUkr", b"TU0A", b"iVBORw0K")
-_FORM = 'send {"dataframe_split": {"columns": ["image"], "data": [["<base64>"]]}}'
 
 
 def _chosen(plane: int, num_planes: int) -> range:
