@@ -13,7 +13,8 @@ import pytest
 
 from databases import free_port
 from stackseg.errors import StacksegError
-from stackseg.serving.client import RemoteModel
+from stackseg.serving.client import RemoteModel, encode_image
+from stackseg.serving.decode import open_image
 from stackseg.serving.encode import IGNORE_VOXEL_SIZE
 
 REFUSAL = json.dumps({"error": f"the image: voxel size 9. Rescale the image; or {IGNORE_VOXEL_SIZE}"})
@@ -85,6 +86,15 @@ def test_answers_that_are_no_mask(url: str, path: str, words: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:5066", "localhost:5066", "rock.example"])
 def test_an_address_without_a_scheme(address: str) -> None:
     assert told(address).endswith("Begin it with http://")
+
+
+@pytest.mark.parametrize("num_planes", [1, 3])
+@pytest.mark.parametrize("num_channels", [1, 3, 4, 6])
+def test_a_plane_with_its_neighbours_arrives_as_it_was(num_planes: int, num_channels: int) -> None:
+    planes = list(np.random.default_rng(0).integers(0, 60_000, (num_planes, 8, 9, num_channels), np.uint16))
+    with open_image(encode_image(planes, (1.5, 0.5, 0.25)), 1, "the image") as received:
+        assert received.info.voxel_size_zyx_um == (1.5, 0.5, 0.25)
+        np.testing.assert_array_equal([received.plane(z) for z in range(len(received))], planes)
 
 
 def test_nobody_listens() -> None:

@@ -145,7 +145,9 @@ def encode_image(planes: list[npt.NDArray[np.generic]], voxel_size_zyx_um: Voxel
             metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     file = io.BytesIO()
     stack_zcyx = np.moveaxis(stack_zyxc, 3, 1)
-    tifffile.imwrite(file, stack_zcyx, ome=True, metadata=metadata, photometric="minisblack", compression="zlib")
+    # under its own name tifffile's channels count as a guess
+    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "software": "stackseg"}
+    tifffile.imwrite(file, stack_zcyx, ome=True, metadata=metadata, **options)
     return file.getvalue()
 
 
