@@ -87,8 +87,8 @@ def open_pages(path: Path | ImageBytes, *, axes_given: bool = False) -> PageSour
     if not head:
         raise DataError("an empty file (0 bytes)", expected="a TIFF or PNG image", where=str(path), remedy=COPY_AGAIN)
     if head.startswith(_TIFF_HEADS):
-        file = path if isinstance(path, Path) else path.open("rb")
-        return TiffPages(file, where=str(path), axes_given=axes_given)
+        content = path if isinstance(path, Path) else path.open("rb")
+        return TiffPages(content, where=str(path), axes_given=axes_given)
     if head.startswith(_PNG_HEAD):
         return PngPage(path, head)
     if head.startswith(b"version https://git-lfs"):

@@ -208,7 +208,7 @@ def open_stack(path: Path | ImageBytes, *, axes: str | None = None) -> Stack:
     return Stack(path, axes=axes)
 
 
-def _letters(source: PageSource, path: Path, option: str | None) -> str:
+def _letters(source: PageSource, path: Path | ImageBytes, option: str | None) -> str:
     """Return Z, C, Y or X for each dimension of the file."""
     if option is None and source.guessed_channels:
         refuse_guess(source.axes, source.shape, where=str(path))
