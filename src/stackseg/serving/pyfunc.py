@@ -102,6 +102,7 @@ class SegmentationModel(PythonModel):
         started = time.perf_counter()
         check()
         with open_image(image, self.max_megapixels, name, passes=4 if params.tta else 1) as source:
+            check()
             drift = measure_drift(source, source.info.voxel_size_zyx_um, self.spec)
             if not params.ignore_voxel_size:
                 require_voxel_size(drift, where=name, remedy=f"or {IGNORE_VOXEL_SIZE}")
