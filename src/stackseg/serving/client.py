@@ -77,8 +77,8 @@ class RemoteModel:
             if first.response["intensity_scope"] == "specimen" and len(source) > 1:
                 planes = [source.plane(z) for z in range(len(source))]
                 response = self._post(session, planes, voxel_size_zyx_um, -1, "the stack")
-                for z, mask_yx in enumerate(decode_tiff_mask(response["mask"])):
-                    yield RemotePlane(z, mask_yx, response)
+                masks_zyx = decode_tiff_mask(response["mask"])
+                yield from (RemotePlane(z, mask_yx, response) for z, mask_yx in enumerate(masks_zyx))
                 return
             if context == 0:
                 yield first
