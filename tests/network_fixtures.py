@@ -124,12 +124,12 @@ def segment_bytes(served: Any) -> Callable[..., Any]:
     """Asks the served model for the mask of a file held in memory."""
     import pandas as pd
 
-    from stackseg.serving.encode import decode_mask
+    from stackseg.serving.encode import decode_tiff_mask
 
     def ask(image: bytes, bundle: Any, **params: Any) -> Any:
         model = served.SegmentationModel()
         model.use(bundle)
         answer = model.predict(None, pd.DataFrame({"image": [image]}), params).iloc[0]
-        return decode_mask(answer["mask"], answer["output"])
+        return decode_tiff_mask(answer["mask"])
 
     return ask

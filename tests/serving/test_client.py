@@ -13,7 +13,8 @@ import pytest
 
 from databases import free_port
 from stackseg.errors import StacksegError
-from stackseg.serving.client import Remote
+from stackseg.serving.client import RemoteModel, encode_image
+from stackseg.serving.decode import open_image
 from stackseg.serving.encode import IGNORE_VOXEL_SIZE
 
 REFUSAL = json.dumps({"error": f"the image: voxel size 9. Rescale the image; or {IGNORE_VOXEL_SIZE}"})
@@ -22,7 +23,9 @@ ANSWERS = {
     "/other/invocations": (501, "<html>"),
     "/proxy/invocations": (502, "<html>"),
     "/voxels/invocations": (400, REFUSAL),
+    "/full/invocations": (200, "{}"),
 }
+visited: list[str] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -30,8 +33,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        status, body = ANSWERS.get(self.path) or time.sleep(1) or (200, "{}")
+        full = self.path.startswith("/full") and self.path not in visited
+        visited.append(self.path)
+        status, body = (503, "{}") if full else ANSWERS.get(self.path) or time.sleep(1) or (200, "{}")
         self.send_response(status)
+        if full:
+            self.send_header("Retry-After", "0")
         self.end_headers()
         self.wfile.write(body.encode())
 
@@ -57,7 +64,7 @@ class Planes:
 
 def told(url: str) -> str:
     with pytest.raises(StacksegError) as caught:
-        list(Remote(url, {}, 0.3, 1).segment(Planes(), None))
+        list(RemoteModel(url, {}, 0.3, 1).segment(Planes(), None))
     return caught.value.sentence()
 
 
@@ -68,6 +75,7 @@ def told(url: str) -> str:
         ("other", "no server of stackseg's (501 Not Implemented). Check the address"),
         ("proxy", "plane 0 was refused (502): Bad Gateway"),
         ("voxels", "Rescale the image; or add --ignore-voxel-size"),
+        ("full", "its answer is no mask of stackseg's"),
         ("slow", "the server does not answer (ReadTimeout). Wait longer by --timeout"),
     ],
 )
@@ -78,6 +86,15 @@ def test_answers_that_are_no_mask(url: str, path: str, words: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:5066", "localhost:5066", "rock.example"])
 def test_an_address_without_a_scheme(address: str) -> None:
     assert told(address).endswith("Begin it with http://")
+
+
+@pytest.mark.parametrize("num_planes", [1, 3])
+@pytest.mark.parametrize("num_channels", [1, 3, 4, 6])
+def test_a_plane_with_its_neighbours_arrives_as_it_was(num_planes: int, num_channels: int) -> None:
+    planes = list(np.random.default_rng(0).integers(0, 60_000, (num_planes, 8, 9, num_channels), np.uint16))
+    with open_image(encode_image(planes, (1.5, 0.5, 0.25)), 1, "the image") as received:
+        assert received.info.voxel_size_zyx_um == (1.5, 0.5, 0.25)
+        np.testing.assert_array_equal([received.plane(z) for z in range(len(received))], planes)
 
 
 def test_nobody_listens() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from stackseg import __version__
-from stackseg.cli import data, maintenance, models, params, predict, promote, search, stages
+from stackseg.cli import data, maintenance, models, params, predict, promote, search, serve, stages
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment, quieten_libraries
 from stackseg.errors import MachineError, StacksegError, is_out_of_memory
@@ -32,6 +32,7 @@ search.attach(app)
 models.attach(app)
 promote.attach(app)
 predict.attach(app)
+serve.attach(app)
 maintenance.attach(app)
 params.attach(app)
 

@@ -1,83 +1,149 @@
-"""Run the served app: find the version, listen, and watch the alias."""
+"""Verbs of a served model: serve, segment-remote."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import uvicorn
-from mlflow.tracking import MlflowClient
+import typer
 
-from stackseg.cli.console import say
-from stackseg.errors import MachineError, StoreError
-from stackseg.model.devices import num_cores
-from stackseg.registry.versions import RegisteredModel, find
-from stackseg.serving.app import Cores, Exchangeable, Loaded, Watch, build_app, load_version
-from stackseg.serving.request_guard import Limits
+from stackseg.cli.console import counting, say, warn
+from stackseg.cli.predict import PANEL, Axes, IgnoreVoxelSize, ModelName, Overwrite, Tta, bundle_folder, check_out
+from stackseg.cli.stages import Device
+from stackseg.errors import DataError, MachineError, StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from stackseg.serving.pyfunc import SegmentationModel
 
 
-def run_server(
-    known: RegisteredModel, model: str, limits: Limits, *, host: str, port: int, watch_seconds: float | None
+def attach(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    for verb in (serve, segment_remote):
+        app.command(rich_help_panel=PANEL)(verb)
+
+
+def serve(
+    model: ModelName = "champion",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 for all, behind a proxy of yours.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen at; 0 takes a free one.")] = 5001,
+    watch: Annotated[bool, typer.Option("--watch", help="When the alias moves, serve the new version.")] = False,
+    watch_seconds: Annotated[float, typer.Option(min=0.1, help="How often --watch looks.")] = 2.0,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Largest body of a request.")] = 64,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, help="Largest image, over planes, channels and the flips of tta.")
+    ] = 64,
+    timeout: Annotated[int, typer.Option(min=1, help="Seconds that a request may take.")] = 60,
+    device: Device = "auto",
 ) -> None:
-    """Serve a version until interrupted.
+    """Serve a model over HTTP: requests and answers are MLflow's, with limits, plain refusals and --watch.
 
-    Parameters
-    ----------
-    known
-        What is registered.
-    model
-        Alias or version of it, or an address that MLflow understands.
-    limits
-        Of requests.
-    host, port
-        Where to listen; port 0 takes a free one.
-    watch_seconds
-        How often to look whether the alias has moved; None for never.
-
-    Raises
-    ------
-    MachineError
-        The address is taken, or none of this machine's.
-    StoreError
-        There is no such version, or what is to be watched is no alias.
+    POST /invocations; GET /ping, /health, /version. One request alone uses all cores, several use one each.
     """
-    listener = bound(host, port)
-    cores = Cores(num_cores())
+    with bound(host, port) as listener:
+        if watch and (model.isdecimal() or model.startswith("models:/") or Path(model).is_dir()):
+            raise StoreError(
+                f"{model} is no alias",
+                expected="one to watch",
+                where="--model",
+                remedy="name an alias, or leave out --watch",
+            )
 
-    def load(version: str) -> Loaded:
-        return load_version(f"models:/{known.name}/{version}", f"{known.name} version {version}", limits)
+        import uvicorn
 
-    def load_warm(version: str) -> Loaded:
-        found = load(version)
-        cores.run(found.warm)
-        return found
+        from stackseg.model.devices import num_cores, pick_device
+        from stackseg.registry.versions import bundle_at
+        from stackseg.serving.app import Cores, ScoringApp, Watch, load_model, warm_up
+        from stackseg.serving.request import Limits
 
-    if watch_seconds is not None and model not in known.aliases:
-        raise StoreError(
-            f"{model} is no alias",
-            expected="one to watch",
-            where="--model",
-            remedy="name an alias, or leave out --watch",
+        on, cores = pick_device(device), Cores(num_cores())
+        with bundle_folder(model) as folder:
+            loaded = load_model(folder, on, max_megapixels)
+        cores.run_everywhere(lambda: warm_up(loaded))
+        scoring = ScoringApp(loaded, cores, Limits(max_megabytes, timeout))
+        if watch:
+            from mlflow.tracking import MlflowClient
+
+            name, client = str(loaded.name), MlflowClient()
+
+            def load_warm(version: str) -> SegmentationModel:
+                uri = f"models:/{name}/{version}"
+                with bundle_at(uri, uri) as folder:
+                    other = load_model(folder, on, max_megapixels)
+                cores.submit(lambda: warm_up(other)).result()
+                return other
+
+            Watch(
+                scoring,
+                lambda: str(client.get_model_version_by_alias(name, model).version),
+                load_warm,
+                current=str(loaded.version),
+                seconds=watch_seconds,
+            ).start()
+        # it listens already: whoever asks from now on is answered
+        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        limits = f"bodies to {max_megabytes:g} MB, images to {max_megapixels:g} megapixels"
+        say(f"serving {loaded.label} at {address} ({limits})")
+        say(f"next: stackseg segment-remote {address} IN.tif OUT.tif")
+        uvicorn.Server(uvicorn.Config(scoring.asgi(), log_level="info", access_log=False)).run([listener])
+
+
+def segment_remote(
+    url: Annotated[str, typer.Argument(help="Address of the server, e.g. http://127.0.0.1:5001.")],
+    image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF or PNG: one plane or a stack.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The mask TIFF to write.")],
+    overwrite: Overwrite = False,
+    axes: Axes = None,
+    tta: Tta = False,
+    ignore_voxel_size: IgnoreVoxelSize = False,
+    in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests under way at a time.")] = 4,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer.")] = 60,
+) -> None:
+    """Have a stack segmented by a served model, plane by plane."""
+    from stackseg.dataset.files.stack import open_stack
+    from stackseg.intake.write_tiff import write_stack
+    from stackseg.serving.client import RemoteModel
+
+    check_out(image, out, overwrite)
+    remote = RemoteModel(url, {"tta": tta, "ignore_voxel_size": ignore_voxel_size}, timeout, in_flight)
+    with open_stack(image, axes=axes) as stack, counting("segmenting") as progress:
+        planes = remote.segment(stack, stack.info.voxel_size_zyx_um)
+        first = next(planes)
+        described = first.response
+        for sentence in described["warnings"]:
+            warn(f"{image}: {sentence}")
+
+        def masks() -> Iterator[npt.NDArray[np.uint8]]:
+            for plane in chain([first], planes):
+                if plane.response["bundle_digest"] != described["bundle_digest"]:
+                    raise DataError(
+                        f"the server changed its model to {plane.response['bundle_digest'][:12]} at plane {plane.z}",
+                        expected=f"{described['bundle_digest'][:12]} for the whole stack",
+                        where=url,
+                        remedy="run the same command again",
+                    )
+                yield plane.mask_yx
+                progress(plane.z + 1, len(stack))
+
+        write_stack(
+            out,
+            masks(),
+            num_planes=len(stack),
+            voxel_size_zyx_um=stack.info.voxel_size_zyx_um,
+            colours=described["colours"],
         )
-    if model.startswith("models:/"):
-        loaded, version = load_version(model, model, limits), ""
-    else:
-        version = find(known, model)
-        loaded = load(version)
-    cores.run_everywhere(loaded.warm)
-    exchangeable = Exchangeable(loaded, cores)
-    if watch_seconds is not None:
-        client = MlflowClient()
-        Watch(
-            exchangeable,
-            lambda: str(client.get_model_version_by_alias(known.name, model).version),
-            load_warm,
-            now=version,
-            seconds=watch_seconds,
-        ).start()
-    config = uvicorn.Config(build_app(exchangeable, limits), log_level="info", access_log=False)
-    _Announced(config, loaded.label, limits).run([listener])
+    version = f" version {described['model_version']}" if described["model_version"] else ""
+    by = f"{described['model_name'] or 'a model'}{version}, bundle {described['bundle_digest'][:12]}"
+    say(f"{out}: {len(stack)} planes by {by}")
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -101,21 +167,3 @@ def bound(host: str, port: int) -> socket.socket:
     # asyncio does so for the sockets that it makes itself; without, each answer waits 40 ms for an acknowledgement
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-class _Announced(uvicorn.Server):
-    """Says where it listens once it does, with what to type next."""
-
-    def __init__(self, config: uvicorn.Config, label: str, limits: Limits) -> None:
-        super().__init__(config)
-        self._label = label
-        self._limits = limits
-
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
-        if not self.started:
-            return
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        limits = f"bodies to {self._limits.max_megabytes:g} MB, images to {self._limits.max_megapixels:g} megapixels"
-        say(f"serving {self._label} at http://{host}:{port} ({limits})")
-        say(f"next: stackseg segment-remote http://{host}:{port} IN.tif OUT.tif")

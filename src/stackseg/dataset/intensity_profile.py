@@ -118,15 +118,16 @@ def _range(values: list[float]) -> Range:
 
 
 def _channel_figures(image_yx: npt.NDArray[np.generic]) -> PlaneFigures:
-    low, median, high = np.percentile(_sampled(image_yx).astype(np.float64), [1, 50, 99]).tolist()
-    padded_yx = np.pad(image_yx.astype(np.float32), 1, mode="edge")
-    along_y = padded_yx[:-2] - 2 * padded_yx[1:-1] + padded_yx[2:]
-    second_yx = along_y[:, :-2] - 2 * along_y[:, 1:-1] + along_y[:, 2:]
-    # these differences multiply the standard deviation of white noise by 6; 0.6745 is the normal's quartile
-    noise = float(np.median(np.abs(_sampled(second_yx)))) / (6 * 0.6745)
-    return PlaneFigures(low=low, median=median, high=high, noise=noise)
-
-
-def _sampled(image_yx: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     # an odd stride, so that it does not stay in the same columns of an even width
-    return image_yx.ravel()[:: max(1, image_yx.size // SAMPLED_PIXELS) | 1]
+    sampled = np.arange(0, image_yx.size, max(1, image_yx.size // SAMPLED_PIXELS) | 1)
+    rows, columns = np.unravel_index(sampled, image_yx.shape)
+    low, median, high = np.percentile(image_yx[rows, columns].astype(np.float64), [1, 50, 99]).tolist()
+
+    def beside(dy: int, dx: int) -> npt.NDArray[np.float32]:
+        last_y, last_x = image_yx.shape[0] - 1, image_yx.shape[1] - 1
+        return image_yx[np.clip(rows + dy, 0, last_y), np.clip(columns + dx, 0, last_x)].astype(np.float32)
+
+    left, middle, right = (beside(-1, dx) - 2 * beside(0, dx) + beside(1, dx) for dx in (-1, 0, 1))
+    # these differences multiply the standard deviation of white noise by 6; 0.6745 is the normal's quartile
+    noise = float(np.median(np.abs(left - 2 * middle + right))) / (6 * 0.6745)
+    return PlaneFigures(low=low, median=median, high=high, noise=noise)

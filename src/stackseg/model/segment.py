@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ def segment(
     planes: Iterable[int] | None = None,
     probabilities: bool = False,
     tta: bool = False,
+    before_window: Callable[[], None] = lambda: None,
 ) -> Iterator[SegmentedPlane]:
     """Segment planes of a stack, one after another.
 
@@ -54,6 +55,8 @@ def segment(
     tta
         Average over the four flips of each plane (test-time augmentation): four times the work, and other masks than
         the scored ones.
+    before_window
+        Called before each window; what it raises ends the work, as for a client that has left.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def segment(
             for one in dict.fromkeys(needed)
         }
         image_yxc = stack_context([prepared[one] for one in needed], z)
-        blended_cyx = (_blend_flipped if tta else _blend)(image_yxc, segmenter, device, precision)
+        blended_cyx = (_blend_flipped if tta else _blend)(image_yxc, segmenter, device, precision, before_window)
         mask_yx = blended_cyx.argmax(0).astype(np.uint8)
         yield SegmentedPlane(z, mask_yx, blended_cyx if probabilities else None)
 
@@ -110,11 +113,18 @@ def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
 
 
 def _blend_flipped(
-    image_yxc: npt.NDArray[np.float32], segmenter: Segmenter, device: torch.device, precision: str
+    image_yxc: npt.NDArray[np.float32],
+    segmenter: Segmenter,
+    device: torch.device,
+    precision: str,
+    before_window: Callable[[], None],
 ) -> npt.NDArray[np.float32]:
     """Return the class probabilities (C, Y, X) of one plane, averaged over its flips along y, x and both."""
     blended = [
-        np.flip(_blend(np.flip(image_yxc, axes), segmenter, device, precision), tuple(axis + 1 for axis in axes))
+        np.flip(
+            _blend(np.flip(image_yxc, axes), segmenter, device, precision, before_window),
+            tuple(axis + 1 for axis in axes),
+        )
         for axes in _FLIPS
     ]
     return np.asarray(np.mean(blended, axis=0, dtype=np.float32))
@@ -122,13 +132,18 @@ def _blend_flipped(
 
 @torch.inference_mode()
 def _blend(
-    image_yxc: npt.NDArray[np.float32], segmenter: Segmenter, device: torch.device, precision: str
+    image_yxc: npt.NDArray[np.float32],
+    segmenter: Segmenter,
+    device: torch.device,
+    precision: str,
+    before_window: Callable[[], None],
 ) -> npt.NDArray[np.float32]:
     """Return the class probabilities (C, Y, X) of one plane."""
     tiling = segmenter.inference.tiling
     blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), len(segmenter.inference.classes))
     padded_yxc = tiling.pad(image_yxc)
     for window in tiling.windows(blend.padded_yx):
+        before_window()
         tile_byxc = torch.from_numpy(np.ascontiguousarray(padded_yxc[window]))[None].to(device)
         # a permuted (B, Y, X, C) tensor already has the channels-last layout
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):

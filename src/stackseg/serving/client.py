@@ -14,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import requests
 import tifffile
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from stackseg.dataset.channels import PlaneSource
 from stackseg.dataset.files.axes import VoxelSize
 from stackseg.errors import DataError, MachineError
-from stackseg.serving.encode import IGNORE_VOXEL_SIZE, decode_mask
+from stackseg.serving.encode import IGNORE_VOXEL_SIZE, decode_tiff_mask
 
 CONNECT_SECONDS = 10
-ANSWER_FIELDS = {
+FULL_TRIES = 12
+RESPONSE_FIELDS = {
     "mask", "colours", "warnings", "context_slices", "intensity_scope", "bundle_digest", "model_name", "model_version"
 }  # fmt: skip
 Mask = npt.NDArray[np.uint8]
@@ -29,15 +32,15 @@ Mask = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class RemotePlane:
-    """Mask of one plane, and all else that the server answered."""
+    """Mask of one plane, and all else of the server's response."""
 
     z: int
     mask_yx: Mask
-    answer: dict[str, Any]
+    response: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteModel:
     """A served model's address, and what is asked of it.
 
     `url` is that of the server, with or without ``/invocations``; `params` are those of the model's signature.
@@ -61,11 +64,21 @@ class Remote:
         DataError
             It refuses; its own sentence says why.
         """
-        with ThreadPoolExecutor(self.in_flight, thread_name_prefix="remote") as pool, requests.Session() as session:
-            first = self._ask(session, source, voxel_size_zyx_um, 0, 0)
-            context, scope = int(first.answer["context_slices"]), first.answer["intensity_scope"]
-            if scope == "specimen" and len(source) > 1:
-                yield from self._whole(session, source, voxel_size_zyx_um)
+        with ThreadPoolExecutor(self.in_flight, thread_name_prefix="remote") as pool, _session() as session:
+
+            def ask(z: int, context: int) -> RemotePlane:
+                first, last = max(0, z - context), min(len(source) - 1, z + context)
+                planes = [source.plane(one) for one in range(first, last + 1)]
+                response = self._post(session, planes, voxel_size_zyx_um, z - first, f"plane {z}")
+                return RemotePlane(z, decode_tiff_mask(response["mask"])[0], response)
+
+            first = ask(0, 0)
+            context = int(first.response["context_slices"])
+            if first.response["intensity_scope"] == "specimen" and len(source) > 1:
+                planes = [source.plane(z) for z in range(len(source))]
+                response = self._post(session, planes, voxel_size_zyx_um, -1, "the stack")
+                masks_zyx = decode_tiff_mask(response["mask"])
+                yield from (RemotePlane(z, mask_yx, response) for z, mask_yx in enumerate(masks_zyx))
                 return
             if context == 0:
                 yield first
@@ -73,25 +86,10 @@ class Remote:
             todo = iter(range(1 if context == 0 else 0, len(source)))
             while True:
                 while len(pending) < 2 * self.in_flight and (z := next(todo, None)) is not None:
-                    pending.append(pool.submit(self._ask, session, source, voxel_size_zyx_um, z, context))
+                    pending.append(pool.submit(ask, z, context))
                 if not pending:
                     return
                 yield pending.popleft().result()
-
-    def _ask(
-        self, session: requests.Session, source: PlaneSource, voxel_size: VoxelSize | None, z: int, context: int
-    ) -> RemotePlane:
-        first, last = max(0, z - context), min(len(source) - 1, z + context)
-        planes = [source.plane(one) for one in range(first, last + 1)]
-        answer = self._post(session, planes, voxel_size, z - first, f"plane {z}")
-        return RemotePlane(z, decode_mask(answer["mask"], "tiff")[0], answer)
-
-    def _whole(
-        self, session: requests.Session, source: PlaneSource, voxel_size: VoxelSize | None
-    ) -> Iterator[RemotePlane]:
-        answer = self._post(session, [source.plane(z) for z in range(len(source))], voxel_size, -1, "the stack")
-        for z, mask_yx in enumerate(decode_mask(answer["mask"], "tiff")):
-            yield RemotePlane(z, mask_yx, answer)
 
     def _post(
         self,
@@ -108,25 +106,34 @@ class Remote:
         try:
             response = session.post(address, json=body, timeout=(CONNECT_SECONDS, self.timeout_s))
         except requests.RequestException as error:
-            raise _unanswered(error, address) from None
+            raise _connection_error(error, address) from None
         if response.status_code != requests.codes.ok:
-            told = _told(response)
-            if told is None and response.status_code in _OF_OTHERS:
+            sentence = _error_sentence(response)
+            if sentence is None and response.status_code in _STATUS_OF_OTHERS:
                 raise MachineError(
                     f"no server of stackseg's ({response.status_code} {response.reason})",
                     where=address,
                     remedy="check the address; `stackseg serve` says it when it starts",
                 )
-            sentence = told or response.reason or "no reason given"
+            sentence = sentence or response.reason or "no reason given"
             raise DataError(f"{where} was refused ({response.status_code}): {sentence}", where=address)
         try:
             answer: dict[str, Any] = response.json()["predictions"][0]
-            missing = ANSWER_FIELDS - set(answer)
+            missing = RESPONSE_FIELDS - set(answer)
         except (ValueError, KeyError, IndexError, TypeError):
-            missing = ANSWER_FIELDS
+            missing = RESPONSE_FIELDS
         if missing:
             raise DataError("its answer is no mask of stackseg's", where=address, remedy="check the address")
         return answer
+
+
+def _session() -> requests.Session:
+    """Return a session that comes again when a full server says when (503 with Retry-After)."""
+    session = requests.Session()
+    retries = Retry(FULL_TRIES, connect=0, read=False, redirect=0, other=0, allowed_methods=None, raise_on_status=False)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retries))
+    return session
 
 
 def encode_image(planes: list[npt.NDArray[np.generic]], voxel_size_zyx_um: VoxelSize | None) -> bytes:
@@ -138,15 +145,17 @@ def encode_image(planes: list[npt.NDArray[np.generic]], voxel_size_zyx_um: Voxel
             metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     file = io.BytesIO()
     stack_zcyx = np.moveaxis(stack_zyxc, 3, 1)
-    tifffile.imwrite(file, stack_zcyx, ome=True, metadata=metadata, photometric="minisblack", compression="zlib")
+    # under its own name tifffile's channels count as a guess
+    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "software": "stackseg"}
+    tifffile.imwrite(file, stack_zcyx, ome=True, metadata=metadata, **options)
     return file.getvalue()
 
 
 # what a server says that has no such address; a proxy before ours says other things
-_OF_OTHERS = (requests.codes.not_found, requests.codes.method_not_allowed, requests.codes.not_implemented)
+_STATUS_OF_OTHERS = (requests.codes.not_found, requests.codes.method_not_allowed, requests.codes.not_implemented)
 
 
-def _told(response: requests.Response) -> str | None:
+def _error_sentence(response: requests.Response) -> str | None:
     """Return the sentence of a refusal, or None where it is not of the form that stackseg's and MLflow's are of."""
     try:
         tree = response.json()
@@ -159,7 +168,7 @@ def _told(response: requests.Response) -> str | None:
     return sentence.replace(IGNORE_VOXEL_SIZE, "add --ignore-voxel-size")
 
 
-def _unanswered(error: requests.RequestException, address: str) -> MachineError:
+def _connection_error(error: requests.RequestException, address: str) -> MachineError:
     found, remedy = f"the server does not answer ({type(error).__name__})", "check the address"
     if isinstance(error, requests.exceptions.MissingSchema | requests.exceptions.InvalidSchema):
         found, remedy = "an address without http", "begin it with http://"

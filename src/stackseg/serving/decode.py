@@ -1,23 +1,34 @@
-"""Images as they come in a request: bytes, checked against limits by their headers before anything is decoded."""
+"""Images as they come in a request: files in memory, whose headers are checked before anything is decoded."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import lru_cache
 
-from stackseg.dataset.files.stack import Stack, open_stack
-from stackseg.errors import DataError, StacksegError
+from stackseg.dataset.files.stack import ImageBytes, Plane, Stack, open_stack
+from stackseg.errors import DataError
+
+_PLANES_KEPT = 8
 
 
-def called(number: int, num_images: int) -> str:
-    """Return what a refusal calls one of the images of a request, counted from 1."""
-    return "the image" if num_images == 1 else f"image {number} of {num_images}"
+class ReceivedImage:
+    """An open image; a plane that is read again soon is not decoded again."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.info = stack.info
+        self._plane = lru_cache(_PLANES_KEPT)(stack.plane)
+
+    def __len__(self) -> int:
+        return self.info.num_planes
+
+    def plane(self, z: int) -> Plane:
+        """Return plane z as (Y, X, C) in its raw type; it is not to be changed."""
+        return self._plane(z)
 
 
 @contextmanager
-def received(image: bytes, max_megapixels: float, name: str) -> Iterator[Stack]:
+def open_image(image: bytes, max_megapixels: float, name: str, *, passes: int = 1) -> Iterator[ReceivedImage]:
     """Open an image file held in memory.
 
     Parameters
@@ -28,30 +39,34 @@ def received(image: bytes, max_megapixels: float, name: str) -> Iterator[Stack]:
         Most pixels, over all planes and channels, by the file's header.
     name
         What errors call it.
+    passes
+        How often each pixel goes through the network: it counts as often.
 
     Raises
     ------
     DataError
-        It is no image, damaged, or too large. The message names no file of this machine.
+        It is no image, damaged, or too large.
     """
-    with tempfile.TemporaryDirectory(prefix="stackseg-") as folder:
-        path = Path(folder) / "image"
-        path.write_bytes(image)
-        try:
-            with open_stack(path) as stack:
-                info = stack.info
-                megapixels = info.num_planes * info.shape_yx[0] * info.shape_yx[1] * info.num_channels / 1e6
-                if megapixels > max_megapixels:
-                    raise DataError(
-                        f"{megapixels:.1f} megapixels over all planes and channels",
-                        expected=f"at most {max_megapixels:g}",
-                        remedy="send it plane by plane, as `stackseg segment-remote` does, or in parts",
-                    )
-                yield stack
-        except StacksegError as error:
-            found, expected, where, remedy = (
-                text.replace(str(path), name) for text in (error.found, error.expected, error.where, error.remedy)
+    with naming(name), open_stack(ImageBytes(image, name)) as stack:
+        info = stack.info
+        megapixels = info.num_planes * info.shape_yx[0] * info.shape_yx[1] * info.num_channels * passes / 1e6
+        if megapixels > max_megapixels:
+            counted = "planes and channels" if passes == 1 else f"planes, channels and the {passes} flips of tta"
+            raise DataError(
+                f"{megapixels:.1f} megapixels over all {counted}",
+                expected=f"at most {max_megapixels:g}",
+                remedy="send it plane by plane, as `stackseg segment-remote` does, or in parts",
             )
-            if name not in where:
-                where = f"{name}, {where}" if where else name
-            raise type(error)(found, expected=expected, where=where, remedy=remedy) from None
+        yield ReceivedImage(stack)
+
+
+@contextmanager
+def naming(image: str) -> Iterator[None]:
+    """Name the image in an error that names a plane of it at most."""
+    try:
+        yield
+    except DataError as error:
+        if image in error.where:
+            raise
+        where = f"{image}, {error.where}" if error.where else image
+        raise DataError(error.found, expected=error.expected, where=where, remedy=error.remedy) from None

@@ -36,9 +36,8 @@ class DriftReport(BaseModel):
     def sentences(self) -> list[str]:
         """Return it in words, one per figure outside; empty if there is none."""
         found = [
-            f"{one.figure} intensity is {one.found:.4g}, in training {one.training_low:.4g} to {one.training_high:.4g}"
-            if not one.figure.startswith("noise")
-            else f"{one.figure} is {one.found:.4g}, in training {one.training_low:.4g} to {one.training_high:.4g}"
+            f"{one.figure}{'' if one.figure.startswith('noise') else ' intensity'} is {one.found:.4g}, in training "
+            f"{one.training_low:.4g} to {one.training_high:.4g}"
             for one in self.figures
         ]
         if self.voxel_factor is not None and self.voxel_factor > 1 + VOXEL_TOLERANCE:

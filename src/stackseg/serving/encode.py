@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +16,6 @@ from PIL import Image
 from stackseg.errors import DataError
 
 OutputForm = Literal["png", "tiff", "npz"]
-OUTPUT_FORMS: tuple[OutputForm, ...] = ("png", "tiff", "npz")
 IGNORE_VOXEL_SIZE = 'set the parameter "ignore_voxel_size"'
 """How a refusal names the way out; `stackseg segment-remote` has an option instead."""
 
@@ -22,9 +23,7 @@ Mask = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
 
 
-def encode_answer(
-    mask_zyx: Mask, probabilities_zcyx: Probabilities | None, output: OutputForm
-) -> dict[str, str | None]:
+def encode_mask(mask_zyx: Mask, probabilities_zcyx: Probabilities | None, output: OutputForm) -> dict[str, str | None]:
     """Return the base64 strings `mask` and `probabilities`.
 
     Parameters
@@ -43,54 +42,36 @@ def encode_answer(
         PNG cannot hold a stack, or probabilities.
     """
     if output == "png":
-        return {"mask": _text(_png(mask_zyx, probabilities_zcyx)), "probabilities": None}
+        if len(mask_zyx) > 1 or probabilities_zcyx is not None:
+            what = "probabilities" if probabilities_zcyx is not None else f"{len(mask_zyx)} planes"
+            raise DataError(
+                f"{what} asked for as png",
+                expected="one plane, without probabilities",
+                remedy='set "output" to tiff or npz',
+            )
+        return {"mask": _base64(lambda file: Image.fromarray(mask_zyx[0]).save(file, "PNG")), "probabilities": None}
+    arrays: dict[str, npt.NDArray[Any]] = {"mask": mask_zyx}
+    if probabilities_zcyx is not None:
+        arrays["probabilities"] = probabilities_zcyx
     if output == "npz":
-        arrays: dict[str, Any] = {"mask": mask_zyx}
-        if probabilities_zcyx is not None:
-            arrays["probabilities"] = probabilities_zcyx
-        return {"mask": _text(_npz(arrays)), "probabilities": None}
-    return {
-        "mask": _text(_tiff(mask_zyx, "ZYX")),
-        "probabilities": None if probabilities_zcyx is None else _text(_tiff(probabilities_zcyx, "ZCYX")),
+        return {"mask": _base64(lambda file: np.savez_compressed(file, **arrays)), "probabilities": None}  # type: ignore[arg-type]
+    return {"mask": None, "probabilities": None} | {
+        name: _base64(partial(_write_tiff, array)) for name, array in arrays.items()
     }
 
 
-def decode_mask(text: str, output: OutputForm) -> Mask:
-    """Return the class indices (Z, Y, X) of an answer."""
-    file = io.BytesIO(base64.b64decode(text, validate=True))
-    if output == "png":
-        return np.asarray(Image.open(file, formats=["PNG"]), np.uint8)[None]
-    if output == "npz":
-        with np.load(file, allow_pickle=False) as arrays:
-            return np.asarray(arrays["mask"], np.uint8)
-    found = tifffile.imread(file)
+def decode_tiff_mask(text: str) -> Mask:
+    """Return the class indices (Z, Y, X) of a response in the form ``tiff``."""
+    found = tifffile.imread(io.BytesIO(base64.b64decode(text, validate=True)))
     return np.asarray(found.reshape(-1, *found.shape[-2:]), np.uint8)
 
 
-def _text(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
-def _png(mask_zyx: Mask, probabilities_zcyx: Probabilities | None) -> bytes:
-    if len(mask_zyx) > 1 or probabilities_zcyx is not None:
-        what = "probabilities" if probabilities_zcyx is not None else f"{len(mask_zyx)} planes"
-        raise DataError(
-            f"{what} asked for as png",
-            expected="one plane, without probabilities",
-            remedy='set "output" to tiff or npz',
-        )
+def _base64(write: Callable[[io.BytesIO], object]) -> str:
     file = io.BytesIO()
-    Image.fromarray(mask_zyx[0]).save(file, "PNG")
-    return file.getvalue()
+    write(file)
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _npz(arrays: dict[str, Any]) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
-
-
-def _tiff(array: npt.NDArray[Any], axes: str) -> bytes:
-    file = io.BytesIO()
+def _write_tiff(array: npt.NDArray[Any], file: io.BytesIO) -> None:
+    axes = "ZYX" if array.ndim == 3 else "ZCYX"
     tifffile.imwrite(file, array, compression="zlib", metadata={"axes": axes}, photometric="minisblack")
-    return file.getvalue()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 from mlflow.store.artifact.models_artifact_repo import REGISTERED_MODEL_META_FILE_NAME
-from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
 from stackseg.errors import DataError, StacksegError
@@ -20,24 +21,13 @@ from stackseg.model.bundle import Bundle, BundleSpec, load_bundle
 from stackseg.model.code_digest import code_digest
 from stackseg.model.devices import pick_device
 from stackseg.model.segment import segment
-from stackseg.serving.decode import called, received
+from stackseg.serving.decode import open_image
 from stackseg.serving.drift import measure_drift, require_voxel_size
-from stackseg.serving.encode import IGNORE_VOXEL_SIZE, OUTPUT_FORMS, OutputForm, encode_answer
+from stackseg.serving.encode import IGNORE_VOXEL_SIZE, encode_mask
+from stackseg.serving.request import FORM, RequestParams, image_name, parse_params
 
 MAX_MEGAPIXELS = 256.0
 """Most pixels of one image, over planes and channels, where nobody sets another limit."""
-
-
-class Wishes(BaseModel):
-    """What a request may ask for: the parameters of the model's signature."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    output: OutputForm = "tiff"
-    probabilities: bool = False
-    tta: bool = False
-    plane: int = -1
-    ignore_voxel_size: bool = False
 
 
 class SegmentationModel(PythonModel):
@@ -48,22 +38,22 @@ class SegmentationModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Load and verify the bundle; it runs on STACKSEG_DEVICE, by default a GPU if there is one."""
         folder = Path(context.artifacts["bundle"])
-        self.use(load_bundle(folder, pick_device(os.environ.get("STACKSEG_DEVICE", "auto"))), *_registered_as(folder))
+        self.use(load_bundle(folder, pick_device(os.environ.get("STACKSEG_DEVICE", "auto"))), *registered_as(folder))
 
     def use(self, bundle: Bundle, name: str | None = None, version: str | None = None) -> None:
-        """Answer with a bundle, which is registered under a name and a version."""
-        self._bundle, self._name, self._version = bundle, name, version
+        """Segment with a bundle, which is registered under a name and a version."""
+        self.bundle, self.name, self.version = bundle, name, version
         self._code = code_digest()
 
     @property
     def spec(self) -> BundleSpec:
         """The bundle.json of what is served."""
-        return self._bundle.spec
+        return self.bundle.spec
 
     @property
-    def bundle(self) -> Bundle:
-        """What is served."""
-        return self._bundle
+    def label(self) -> str:
+        """What logs call it."""
+        return f"{self.name} version {self.version}" if self.name else f"bundle {self.bundle.digest[:12]}"
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Segment each image.
@@ -73,54 +63,75 @@ class SegmentationModel(PythonModel):
         model_input
             Column `image`: the bytes of a TIFF or PNG file, one plane or a small stack.
         params
-            See `Wishes`; `plane` answers one plane of a stack, whose others are its context (-1: all).
+            See `RequestParams`; `plane` asks for one plane of a stack, whose others are its context (-1: all).
 
         Returns
         -------
         DataFrame
-            `mask`: base64 of class indices (Z, Y, X) in the form `output`; `shape`; `classes` and `fractions` in the
-            order of the class index; the lineage of the answer, and `drift`.
+            A row of `respond` for each image.
         """
+        check = _time_left() if _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get() else lambda: None
         try:
-            wishes = _wishes(params)
-            images = _images(model_input)
-            names = [called(number, len(images)) for number in range(1, len(images) + 1)]
-            return pd.DataFrame([self._answer(*one, wishes) for one in zip(images, names, strict=True)])
+            return pd.DataFrame(self.respond(_images(model_input), parse_params(params), check))
         except StacksegError as error:
             # MLflow answers its own exception without a stack trace
             raise MlflowException.invalid_parameter_value(error.sentence()) from None
 
-    def _answer(self, image: bytes, name: str, wishes: Wishes) -> dict[str, Any]:
+    def respond(self, images: list[bytes], params: RequestParams, check: Callable[[], None]) -> list[dict[str, Any]]:
+        """Return the response to each image of a request.
+
+        Parameters
+        ----------
+        images
+            TIFF or PNG files.
+        params
+            What is asked for.
+        check
+            Called before each window; what it raises ends the work.
+
+        Returns
+        -------
+        list
+            Of each image `mask`: base64 of class indices (Z, Y, X) in the form `output`; `shape`; `classes` and
+            `fractions` in the order of the class index; the lineage of the response, and `drift`.
+        """
+        names = [image_name(number, len(images)) for number in range(1, len(images) + 1)]
+        return [self._respond(image, name, params, check) for image, name in zip(images, names, strict=True)]
+
+    def _respond(self, image: bytes, name: str, params: RequestParams, check: Callable[[], None]) -> dict[str, Any]:
         started = time.perf_counter()
-        with received(image, self.max_megapixels, name) as stack:
-            drift = measure_drift(stack, stack.info.voxel_size_zyx_um, self.spec)
-            if not wishes.ignore_voxel_size:
+        check()
+        with open_image(image, self.max_megapixels, name, passes=4 if params.tta else 1) as source:
+            check()
+            drift = measure_drift(source, source.info.voxel_size_zyx_um, self.spec)
+            if not params.ignore_voxel_size:
                 require_voxel_size(drift, where=name, remedy=f"or {IGNORE_VOXEL_SIZE}")
             planes = list(
                 segment(
-                    stack,
-                    self._bundle,
-                    planes=_chosen(wishes.plane, len(stack)),
-                    probabilities=wishes.probabilities,
-                    tta=wishes.tta,
+                    source,
+                    self.bundle,
+                    planes=_chosen(params.plane, len(source)),
+                    probabilities=params.probabilities,
+                    tta=params.tta,
+                    before_window=check,
                 )
             )
         mask_zyx = np.stack([one.mask_yx for one in planes])
         probabilities = [one.probabilities_cyx for one in planes if one.probabilities_cyx is not None]
-        answer: dict[str, Any] = encode_answer(
-            mask_zyx, np.stack(probabilities) if probabilities else None, wishes.output
+        encoded: dict[str, Any] = encode_mask(
+            mask_zyx, np.stack(probabilities) if probabilities else None, params.output
         )
-        spec, pixels = self.spec, np.bincount(mask_zyx.ravel(), minlength=len(self._bundle.inference.classes))
-        return answer | {
-            "output": wishes.output,
+        spec, pixels = self.spec, np.bincount(mask_zyx.ravel(), minlength=len(self.bundle.inference.classes))
+        return encoded | {
+            "output": params.output,
             "shape": list(mask_zyx.shape),
             "classes": list(spec.inference.class_names),
             "colours": [one.display for one in spec.inference.classes],
             "fractions": [round(float(n) / mask_zyx.size, 6) for n in pixels],
             "drift": drift.model_dump(mode="json"),
             "warnings": drift.sentences(),
-            "model_name": self._name,
-            "model_version": self._version,
+            "model_name": self.name,
+            "model_version": self.version,
             "bundle_digest": spec.digest,
             "code_digest": self._code,
             "git_commit": spec.lineage.git_commit,
@@ -131,28 +142,44 @@ class SegmentationModel(PythonModel):
         }
 
 
-def _wishes(params: dict[str, Any] | None) -> Wishes:
-    asked = {key: value for key, value in (params or {}).items() if value is not None}
-    output = asked.get("output", "tiff")
-    if output not in OUTPUT_FORMS:
-        raise DataError("an unknown form of output", expected=", ".join(OUTPUT_FORMS), where='parameter "output"')
-    return Wishes.model_validate(asked)
+def registered_as(bundle: Path) -> tuple[str | None, str | None]:
+    """Return name and version that MLflow noted beside the model when it fetched it from the registry."""
+    for folder in list(bundle.parents)[:2]:
+        note = folder / REGISTERED_MODEL_META_FILE_NAME
+        if note.exists():
+            found = YAML(typ="safe").load(note)
+            return str(found["model_name"]), str(found["model_version"])
+    return None, None
+
+
+def _time_left() -> Callable[[], None]:
+    """Return a check that ends the work once MLflow's server has given it up."""
+    seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
+    deadline = time.monotonic() + seconds
+
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise DataError(
+                f"more than {seconds} seconds of work",
+                remedy="send fewer planes at a time, or have the server started with a larger --timeout",
+            )
+
+    return check
 
 
 def _images(model_input: pd.DataFrame) -> list[bytes]:
     if not isinstance(model_input, pd.DataFrame) or "image" not in model_input or len(model_input) == 0:
-        raise DataError("no image", expected='rows with a column "image"', remedy=_FORM)
+        raise DataError("no image", expected='rows with a column "image"', remedy=f"send {FORM}")
     images = list(model_input["image"])
     if not all(isinstance(one, bytes) for one in images):
-        raise DataError("an image that is no base64", expected="base64 of a TIFF or PNG file", remedy=_FORM)
+        raise DataError("an image that is no base64", expected="base64 of a TIFF or PNG file", remedy=f"send {FORM}")
     if any(one.startswith(_UNDECODED) for one in images):
-        raise DataError("MLflow decodes no images under inputs or instances", remedy=_FORM)
+        raise DataError("MLflow decodes no images under inputs or instances", remedy=f"send {FORM}")
     return images
 
 
 # how TIFF and PNG files begin in base64
 _UNDECODED = (b"SUkq", b"SUkr", b"TU0A", b"iVBORw0K")
-_FORM = 'send {"dataframe_split": {"columns": ["image"], "data": [["<base64>"]]}}'
 
 
 def _chosen(plane: int, num_planes: int) -> range:
@@ -163,13 +190,3 @@ def _chosen(plane: int, num_planes: int) -> range:
             f"plane {plane} of {num_planes}", expected=f"-1 (all) or 0 to {num_planes - 1}", where='parameter "plane"'
         )
     return range(plane, plane + 1)
-
-
-def _registered_as(bundle: Path) -> tuple[str | None, str | None]:
-    """Return name and version that MLflow noted beside the model when it fetched it from the registry."""
-    for folder in list(bundle.parents)[:2]:
-        note = folder / REGISTERED_MODEL_META_FILE_NAME
-        if note.exists():
-            found = YAML(typ="safe").load(note)
-            return str(found["model_name"]), str(found["model_version"])
-    return None, None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import imagecodecs
 import numpy as np
@@ -18,6 +20,21 @@ from stackseg.errors import DataError, one_line
 
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class ImageBytes:
+    """An image file in memory, and what errors call it; opened like a path."""
+
+    content: bytes
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open(self, mode: str) -> BinaryIO:
+        """Return the bytes as a file to read."""
+        return io.BytesIO(self.content)
 
 
 class PageSource(Protocol):
@@ -45,7 +62,7 @@ class PageSource(Protocol):
         ...
 
 
-def open_pages(path: Path, *, axes_given: bool = False) -> PageSource:
+def open_pages(path: Path | ImageBytes, *, axes_given: bool = False) -> PageSource:
     """Open a TIFF or PNG file, by its content and not its name.
 
     `axes_given` says that the user names the dimensions, so that metadata which do not fit the pages are no matter.
@@ -69,7 +86,8 @@ def open_pages(path: Path, *, axes_given: bool = False) -> PageSource:
     if not head:
         raise DataError("an empty file (0 bytes)", expected="a TIFF or PNG image", where=str(path), remedy=COPY_AGAIN)
     if head.startswith(_TIFF_HEADS):
-        return TiffPages(path, axes_given=axes_given)
+        content = path if isinstance(path, Path) else path.open("rb")
+        return TiffPages(content, where=str(path), axes_given=axes_given)
     if head.startswith(_PNG_HEAD):
         return PngPage(path, head)
     if head.startswith(b"version https://git-lfs"):
@@ -85,12 +103,12 @@ def open_pages(path: Path, *, axes_given: bool = False) -> PageSource:
 class PngPage:
     """A PNG file as one page; implements `PageSource`. Sixteen-bit colours are kept, palettes stay indices."""
 
-    def __init__(self, path: Path, head: bytes) -> None:
+    def __init__(self, path: Path | ImageBytes, head: bytes) -> None:
         self._path = path
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # 89 megapixels are no bomb here
-                with Image.open(path, formats=["PNG"]) as picture:
+                with path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:
                     mode, (width, height), num_frames = picture.mode, picture.size, getattr(picture, "n_frames", 1)
                     picture.verify()
         except Image.DecompressionBombError:
@@ -121,10 +139,11 @@ class PngPage:
     def page(self, number: int) -> npt.NDArray[np.generic]:
         """Decode the picture; its number is 0."""
         if self._deep_colour:
-            return np.asarray(imagecodecs.png_decode(self._path.read_bytes()))
+            with self._path.open("rb") as file:
+                return np.asarray(imagecodecs.png_decode(file.read()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(self._path, formats=["PNG"]) as picture:
+            with self._path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:
                 if self.dtype == np.bool_:
                     return np.asarray(
                         np.asarray(picture.convert("L")) > 0

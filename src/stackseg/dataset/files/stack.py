@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stackseg.dataset.files.axes import VoxelSize, name_axes, refuse_ambiguous_channels
-from stackseg.dataset.files.pages import PageSource, open_pages
+from stackseg.dataset.files.pages import ImageBytes, PageSource, open_pages
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN
 from stackseg.errors import DataError, one_line
 
@@ -25,6 +25,7 @@ class StackInfo:
     """What an image file holds."""
 
     path: Path
+    """The file; of one in memory the name that errors call it."""
     num_planes: int
     shape_yx: tuple[int, int]
     num_channels: int
@@ -44,7 +45,7 @@ class Stack:
 
     Values are as stored, also where MinIsWhite or a palette changes how they are drawn: so do Fiji, napari and
     scikit-image. It may be pickled and used after a fork: each process opens the file for itself. A file of one plane
-    is open only while it is read, so that a folder of thousands costs no file handles.
+    is open only while it is read, so that a folder of thousands costs no file handles; one in memory stays open.
     """
 
     info: StackInfo
@@ -52,7 +53,7 @@ class Stack:
     _owner: int = 0
     _volume: Plane | None = None
 
-    def __init__(self, path: Path, *, axes: str | None = None) -> None:
+    def __init__(self, path: Path | ImageBytes, *, axes: str | None = None) -> None:
         self._path = path
         self._axes = axes
         source = self._opened()
@@ -64,7 +65,7 @@ class Stack:
             self._num_channels, note = self._without_alpha(source)
             notes.append(note)
         self.info = StackInfo(
-            path=path,
+            path=Path(str(path)),
             num_planes=self._num_planes,
             shape_yx=(source.shape[self._letters.index("Y")], source.shape[self._letters.index("X")]),
             num_channels=self._num_channels,
@@ -75,7 +76,8 @@ class Stack:
             voxel_size_zyx_um=source.voxel_size_zyx_um,
             notes=tuple(notes),
         )
-        if self._num_planes == 1:
+        self._stays_open = self._num_planes > 1 or isinstance(path, ImageBytes)
+        if not self._stays_open:
             self.close()
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class Stack:
         IndexError
             There is no such plane.
         """
-        if self._num_planes > 1:
+        if self._stays_open:
             image_yxc = self._gather(self._opened(), z)
         else:
             with closing(self._open()) as source:
@@ -177,7 +179,7 @@ class Stack:
         return self._num_channels - 1, f"constant alpha channel ({first:g}) dropped"
 
 
-def open_stack(path: Path, *, axes: str | None = None) -> Stack:
+def open_stack(path: Path | ImageBytes, *, axes: str | None = None) -> Stack:
     """Open a TIFF or PNG file as a stack; only headers are read, except to see whether an alpha channel is constant.
 
     Plain pages without metadata are planes, axes and voxel size come from OME or ImageJ metadata, a pyramid is read at
@@ -186,7 +188,7 @@ def open_stack(path: Path, *, axes: str | None = None) -> Stack:
     Parameters
     ----------
     path
-        The file; its content counts, not its name.
+        The file, or its bytes; its content counts, not its name.
     axes
         What the dimensions longer than one are, in the file's order, such as "ZCYX"; overrides the metadata.
 
@@ -199,7 +201,7 @@ def open_stack(path: Path, *, axes: str | None = None) -> Stack:
     return Stack(path, axes=axes)
 
 
-def _letters(source: PageSource, path: Path, option: str | None) -> str:
+def _letters(source: PageSource, path: Path | ImageBytes, option: str | None) -> str:
     """Return Z, C, Y or X for each dimension of the file."""
     if option is None and source.guessed_channels:
         refuse_ambiguous_channels(source.axes, source.shape, where=str(path))

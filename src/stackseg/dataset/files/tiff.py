@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,14 +31,14 @@ _MOST_CHANNELS_UNASKED = 4
 class TiffPages:
     """A TIFF file: classic, BigTIFF, OME, ImageJ, tiled or striped; a `PageSource` of `pages.py`."""
 
-    def __init__(self, path: Path, *, axes_given: bool) -> None:
-        self._where = str(path)
+    def __init__(self, file: Path | BinaryIO, *, where: str, axes_given: bool) -> None:
+        self._where = where
         self.notes: list[str] = []
         try:
             with ExitStack() as opened:
                 with refusing_complaints(self._where, metadata=not axes_given):
                     # an OME header may name other files, anywhere: none but this one is ever opened
-                    self._tiff = opened.enter_context(tifffile.TiffFile(path, _multifile=False))
+                    self._tiff = opened.enter_context(tifffile.TiffFile(file, _multifile=False))
                     self._inspect()
                 opened.pop_all()
         except DataError:
