@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from stackseg.params import Params, read_params
 from stackseg.params.file import write_values
-from stackseg.search.results import dvc_changes, take_folder, write_best_params, write_queue
+from stackseg.search.results import dvc_changes, claim_folder, write_best_params, write_queue
 from stackseg.search.space.parse import read_space
 from stackseg.search.space.space import Space
 from stackseg.search.study import STUDY_ID, best_trials
@@ -87,7 +87,7 @@ def test_a_folder_is_emptied_for_another_study_of_that_name(tmp_path: Path) -> N
     folder, checkpoints = tmp_path / "outputs", tmp_path / "checkpoints"
 
     def left_of(study: Study) -> list[str]:
-        take_folder(folder, checkpoints, study)
+        claim_folder(folder, checkpoints, study)
         left = sorted(one.name for one in (*folder.glob("trial*"), *checkpoints.glob("*")))
         for one in (folder / f"trial of {study.user_attrs[STUDY_ID]}", checkpoints / "trial"):
             one.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ from stackseg.errors import StoreError
 from stackseg.search.storage import open_storage
 
 try:
-    open_storage("grpc://127.0.0.1:13000", root=Path(), heartbeat=1, on_stale=print)
+    open_storage("grpc://127.0.0.1:13000", heartbeat=1, on_stale=print)
 except StoreError as error:
     print(error)
 """
@@ -58,7 +58,7 @@ needs_grpc = pytest.mark.skipif(importlib.util.find_spec("grpc") is None, reason
 
 
 def opened(root: Path, given: str | None = None) -> BaseStorage:
-    return open_storage(storage_url(root, given), root=root, heartbeat=1, on_stale=lambda *_: None)
+    return open_storage(storage_url(root, given), heartbeat=1, on_stale=lambda *_: None)
 
 
 def refused(root: Path, given: str | None = None) -> str:
@@ -99,7 +99,7 @@ def take_stale(study: optuna.Study, found: list[int]) -> None:
 def take_at_once(root: Path, what: Take, together: threading.Barrier, queue: Any) -> None:
     taken: list[list[int]] = []
     storage = open_storage(
-        storage_url(root, None), root=root, heartbeat=1, on_stale=lambda _, trial: taken[-1].append(trial.number)
+        storage_url(root, None), heartbeat=1, on_stale=lambda _, trial: taken[-1].append(trial.number)
     )
     for place in range(NUM_TAKEN):
         study = optuna.load_study(study_name=f"study {place}", storage=storage)

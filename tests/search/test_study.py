@@ -24,7 +24,7 @@ from stackseg.search import study as study_module
 from stackseg.search.space.parse import read_space
 from stackseg.search.space.space import Space
 from stackseg.search.storage import open_storage, storage_url
-from stackseg.search.study import best_trials, identity_of, load_study, num_kept, objective_place, open_study
+from stackseg.search.study import best_trials, identity_of, load_study, num_kept, iou_index, open_study
 
 OPTIMIZERS = {"choices": ["adamw", "sgd"]}
 STEPPED = {"train.epochs": {"low": 10, "high": 30, "step": 10}, "train.optimizer": OPTIMIZERS}
@@ -48,7 +48,7 @@ def space_of(entries: Mapping[str, Any], **settings: Any) -> Space:
 
 
 def stored(folder: Path) -> BaseStorage:
-    return open_storage(storage_url(folder, None), root=folder, heartbeat=1, on_stale=lambda *_: None)
+    return open_storage(storage_url(folder, None), heartbeat=1, on_stale=lambda *_: None)
 
 
 def opened(storage: BaseStorage, space: Space, *, resume: bool = False, data: str = "planes") -> tuple[Study, bool]:
@@ -75,7 +75,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BaseStorage:
     """Return a storage that goes through a file, as the default does, and is quicker to make."""
     monkeypatch.setattr(study_module, "_PAUSE_S", 0.1)
     url = storage_url(tmp_path, "journal:optuna.log")
-    return open_storage(url, root=tmp_path, heartbeat=1, on_stale=lambda *_: None)
+    return open_storage(url, heartbeat=1, on_stale=lambda *_: None)
 
 
 class TestOpening:
@@ -87,8 +87,8 @@ class TestOpening:
         (first,) = study.trials
         assert (first.number, first.state) == (0, TrialState.WAITING)
         made: list[Params] = []
-        study.optimize(lambda trial: made.append(space.present.override(space.suggest(trial))) or 0.5, n_trials=1)
-        assert made == [space.present]
+        study.optimize(lambda trial: made.append(space.params.override(space.suggest(trial))) or 0.5, n_trials=1)
+        assert made == [space.params]
         assert study.trials[0].params == space.first_trial()
 
     def test_it_is_joined_while_it_is_at_work(self, storage: BaseStorage) -> None:
@@ -161,7 +161,7 @@ class TestOpening:
     ) -> None:
         space = space_of(STEPPED)
         opened(storage, space)
-        other = read_space(space.present.override(settings))
+        other = read_space(space.params.override(settings))
         for resume in (False, True):
             found = refused(storage, other, resume=resume)
             assert found.startswith(f"params.yaml: {told}")
@@ -219,13 +219,13 @@ class TestOpening:
             "project.experiment": "other",
             "evaluate.overlays": 1,
         }
-        assert not opened(storage, read_space(space.present.override(free)))[1]
+        assert not opened(storage, read_space(space.params.override(free)))[1]
 
     def test_the_present_value_of_a_key_that_counts_only_at_times_is_part_of_it(self, storage: BaseStorage) -> None:
         epochs = {"choices": [20, 30], "when": {"train.optimizer": ["sgd"]}}
         space = space_of({"train.optimizer": OPTIMIZERS, "train.epochs": epochs})
         opened(storage, space)
-        told = refused(storage, read_space(space.present.override({"train.epochs": 30})))
+        told = refused(storage, read_space(space.params.override({"train.epochs": 30})))
         assert told.startswith("params.yaml: train.epochs is 30 since study 'deep' began; expected 20")
 
     # what silences a warning is shared by all threads; workers are processes
@@ -279,12 +279,12 @@ class TestBest:
         study.add_trial(create_trial(state=TrialState.FAIL))
         study.ask()
         assert [one.number for one in best_trials(study)] == [4, 1, 3, 0, 2]
-        assert objective_place(study) == 0
+        assert iou_index(study) == 0
 
     def test_of_several_objectives_it_is_the_pareto_front_by_mean_iou(self, storage: BaseStorage) -> None:
         study, _ = opened(storage, space_of(STEPPED, **MANY))
         assert study.metric_names == ["ms_per_megapixel", "mean_iou"]
-        assert objective_place(study) == 1
+        assert iou_index(study) == 1
         finish(study, [50.0, 0.6])
         for speed, score in ((80.0, 0.9), (10.0, 0.3), (60.0, 0.5), (70.0, 0.7)):
             study.add_trial(create_trial(values=[speed, score]))

@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 from databases import free_port, postgresql
 from served_projects import BIN, environment, run
 from stackseg.cli.main import app
-from stackseg.cli.search_command import same_search
+from stackseg.cli.search import same_search
 from stackseg.dataset.records import read_catalog
 from stackseg.errors import MachineError, StacksegError
 from stackseg.model.bundle import read_spec
@@ -42,15 +42,15 @@ from stackseg.params import read_params
 from stackseg.params.file import read_tree, write_tree, write_values
 from stackseg.search import objective as trials_module
 from stackseg.search import workers as workers_module
-from stackseg.search.mlflow_runs import close_study_run, study_run
-from stackseg.search.objective import Bench, TrialError, make_trial, tidy_bundles
-from stackseg.search.progress import standing_of
+from stackseg.search.mlflow_runs import close_study_run, open_study_run
+from stackseg.search.objective import TrialContext, TrialError, run_trial, remove_surplus_bundles
+from stackseg.search.progress import progress_of
 from stackseg.search.retry import stale_callback
 from stackseg.search.samplers import build_pruner, build_sampler
 from stackseg.search.space.parse import read_space
 from stackseg.search.storage import open_storage, storage_url
 from stackseg.search.study import load_study, open_study
-from stackseg.search.workers import device_of, share_of_threads
+from stackseg.search.workers import worker_device, threads_per_worker
 from stackseg.tracking.store import prepare_store
 from stackseg.training.checkpoints import Checkpoints
 from stackseg.training.learner import Learner
@@ -313,23 +313,23 @@ def trials_in_this_process(
     ready = prepare_store(root, experiment="stackseg")
     space = read_space(project.params)
     checkpoints = root / "checkpoints" / "search"
-    storage = open_storage(storage_url(root, None), root=root, heartbeat=60, on_stale=stale_callback(checkpoints))
+    storage = open_storage(storage_url(root, None), heartbeat=60, on_stale=stale_callback(checkpoints))
     open_study(storage, "search", space, project.catalog, resume=resume)
     study = load_study(storage, "search", space, build_sampler(space, 1))
-    bench = Bench(
+    bench = TrialContext(
         space=space,
         catalog=project.catalog,
         data=project.data,
         folder=root / "outputs",
         checkpoints=checkpoints,
         experiment_id=ready.experiment_id,
-        parent_run=study_run(study, ready.experiment_id, root / "lock"),
+        parent_run=open_study_run(study, ready.experiment_id, root / "lock"),
         machine=Machine(device="cpu"),
         num_trials=num_trials,
         worker="here",
         must_end=lambda: False,
     )
-    study.optimize(lambda trial: make_trial(trial, bench), n_trials=num_asked or num_trials, catch=(TrialError,))
+    study.optimize(lambda trial: run_trial(trial, bench), n_trials=num_asked or num_trials, catch=(TrialError,))
     return study
 
 
@@ -565,7 +565,7 @@ def test_a_trial_that_cannot_be_trained_is_recorded_and_the_study_goes_on(
     assert failed.state == TrialState.FAIL
     assert "PAN" in failed.user_attrs["failure"]
     assert "\n" not in failed.user_attrs["failure"]
-    assert standing_of([complete, failed]).num_finished == 2
+    assert progress_of([complete, failed]).num_finished == 2
     # although no training of it had begun
     (run,) = runs_of(project.folder)[1][1]
     assert (run.info.status, run.data.tags["failure"]) == ("FAILED", failed.user_attrs["failure"])
@@ -591,7 +591,7 @@ def test_an_error_that_nobody_foresaw_ends_the_search_once(
     ((first,), (second,)) = (runs_of(project.folder)[1][number] for number in (0, 1))
     assert (first.info.status, first.data.tags["trial.state"]) == ("KILLED", "interrupted")
     assert (second.info.status, second.data.tags["trial.state"]) == ("FAILED", "failed")
-    assert standing_of(study.trials).num_finished == 1
+    assert progress_of(study.trials).num_finished == 1
 
 
 def test_trials_of_any_number_of_epochs_are_compared_at_the_same_share(
@@ -687,7 +687,7 @@ def test_one_more_than_was_asked_for_is_kept_for_later(project_here: Callable[..
     study = trials_in_this_process(project, num_trials=2, num_asked=3)
     states = [one.state for one in study.trials]
     assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING]
-    assert standing_of(study.trials).num_finished == 2
+    assert progress_of(study.trials).num_finished == 2
     study = trials_in_this_process(project, num_trials=4, num_asked=2, resume=True)
     complete = [one.params for one in study.trials if one.state == TrialState.COMPLETE]
     assert len({str(sorted(one.items())) for one in complete}) == len(complete) == 4
@@ -727,7 +727,7 @@ def test_a_bundle_that_may_come_back_to_the_front_is_kept(tmp_path: Path) -> Non
     def folders(values: tuple[float, float], num_kept: int | None) -> list[str]:
         study.add_trial(optuna.trial.create_trial(values=values))
         (tmp_path / f"trial-{len(study.trials) - 1:04d}").mkdir()
-        tidy_bundles(study, tmp_path, num_kept)
+        remove_surplus_bundles(study, tmp_path, num_kept)
         return sorted(one.name[-1] for one in tmp_path.iterdir())
 
     assert folders((0.9, 10), None) == ["0"]
@@ -840,18 +840,18 @@ def test_nothing_that_a_failed_training_held_is_there_when_the_next_begins(monke
     class Training:
         itself: Any
 
-    def fail(trial: optuna.Trial, bench: Bench) -> float:
+    def fail(trial: optuna.Trial, bench: TrialContext) -> float:
         training = Training()
         training.itself = training
         held.append(weakref.ref(training))
         raise TrialError("out of memory")
 
-    monkeypatch.setattr(workers_module, "make_trial", fail)
+    monkeypatch.setattr(workers_module, "run_trial", fail)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a record of the error holds it, too
     study: Any = optuna.create_study()
     gc.disable()  # what it would do by itself comes too late on a machine that is full
     try:
-        workers_module._make_one(study, SimpleNamespace())  # type: ignore[arg-type]
+        workers_module._make_one_trial(study, SimpleNamespace())  # type: ignore[arg-type]
     finally:
         gc.enable()
     assert held[0]() is None
@@ -906,7 +906,7 @@ def test_what_others_end_while_bundles_are_tidied_is_kept(
         return found
 
     monkeypatch.setattr(study, "get_trials", read_while_the_other_ends)
-    tidy_bundles(study, tmp_path, num_kept)
+    remove_surplus_bundles(study, tmp_path, num_kept)
     assert (tmp_path / "trial-0001").is_dir()
 
 
@@ -993,7 +993,7 @@ def test_a_full_disk_ends_the_search_and_hands_the_trial_back(
     failed, queued = trials_of(project.folder)
     assert (failed.state, queued.state) == (TrialState.FAIL, TrialState.WAITING)
     assert queued.system_attrs["fixed_params"] == failed.params
-    assert standing_of([failed, queued]).num_finished == 0
+    assert progress_of([failed, queued]).num_finished == 0
 
 
 def test_a_trial_that_the_store_has_no_room_for_is_not_finished_in_it(project_here: Callable[..., Project]) -> None:
@@ -1027,14 +1027,14 @@ def test_a_storage_that_fails_in_mid_trial_is_told_in_one_line(tmp_path: Path) -
 def test_each_worker_takes_a_gpu_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [device_of("auto", place) for place in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert [device_of("cuda:1", place) for place in range(2)] == ["cuda:1", "cuda:1"]
-    assert device_of("cpu", 1) == "cpu"
+    assert [worker_device("auto", place) for place in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [worker_device("cuda:1", place) for place in range(2)] == ["cuda:1", "cuda:1"]
+    assert worker_device("cpu", 1) == "cpu"
 
 
 def test_a_worker_takes_its_share_of_the_threads_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert [share_of_threads(num_workers) for num_workers in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    assert [threads_per_worker(num_workers) for num_workers in (1, 2, 3, 16)] == [8, 4, 2, 1]
 
 
 def test_what_is_applied_trains_the_very_model_of_the_trial(tmp_path: Path) -> None:

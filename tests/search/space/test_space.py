@@ -17,8 +17,8 @@ from optuna.study import Study
 
 from stackseg.errors import MachineError, ModelError, ParamsError
 from stackseg.params import Params
-from stackseg.search.samplers import build_sampler, most_trials
-from stackseg.search.space.buildable import check_buildable
+from stackseg.search.samplers import build_sampler, max_trials
+from stackseg.search.space.preflight import check_buildable
 from stackseg.search.space.parse import read_space
 from stackseg.search.space.space import Space
 
@@ -283,7 +283,7 @@ class TestRefusals:
         for seed in range(40):
             study = asked(space, seed)
             chosen = space.suggest(study.ask())
-            space.present.override(chosen)
+            space.params.override(chosen)
             tried.add(str(sorted(chosen.items())))
         assert len(tried) > 2
 
@@ -378,7 +378,7 @@ class TestDistributions:
         space = space_of({key: choices}, train__class_weights=[1.0, 2.0])
         study = asked(space, 1)
         study.enqueue_trial(space.first_trial())
-        assert space.present.override(space.suggest(study.ask())) == space.present
+        assert space.params.override(space.suggest(study.ask())) == space.params
 
     def test_stepped_numbers_are_the_ones_that_people_write(self) -> None:
         for high in range(2, 10):
@@ -409,10 +409,10 @@ class TestTrials:
             trial = study.ask()
             chosen = space.suggest(trial)
             assert space.overrides(trial.params) == chosen
-            params = space.present.override(chosen, "trial")
+            params = space.params.override(chosen, "trial")
             assert {key: params.value(key) for key in chosen} == chosen
             # the conditions hold for the keys that were chosen, and for no others
-            for key, entry in space.present.search.space.items():
+            for key, entry in space.params.search.space.items():
                 holds = all(params.value(other) in values for other, values in entry.when.items())
                 assert holds == (key in chosen)
             study.tell(trial, 0.5)
@@ -423,18 +423,18 @@ class TestTrials:
         study = asked(space, 0)
         study.enqueue_trial(space.first_trial())
         trial = study.ask()
-        assert space.present.override(space.suggest(trial), "trial") == space.present
+        assert space.params.override(space.suggest(trial), "trial") == space.params
         assert trial.params == space.first_trial()
 
     @given(space=spaces(finite=True, max_size=3))
     @settings(deadline=None, max_examples=20)
     def test_a_finite_space_has_as_many_points_as_are_found_by_trying(self, space: Space) -> None:
-        space = read_space(space.present.override({"search.sampler.name": "brute_force"}))
+        space = read_space(space.params.override({"search.sampler.name": "brute_force"}))
         study = optuna.create_study(direction="maximize", sampler=build_sampler(space, 7))
         study.enqueue_trial(space.first_trial())
         found: list[str] = []
         study.optimize(lambda trial: found.append(str(sorted(space.suggest(trial).items()))) or 0.0)
-        assert len(set(found)) == len(found) == space.num_points() == most_trials(space)
+        assert len(set(found)) == len(found) == space.num_points() == max_trials(space)
         assert space.num_points() <= len(list(itertools.product(*space.grid().values())))
 
     def test_points_under_conditions_on_steps_are_counted(self) -> None:
@@ -495,7 +495,7 @@ class TestTrials:
 class TestNetworks:
     def networks(self, space: Space) -> Iterator[tuple[str, str]]:
         for chosen in space.networks():
-            params = space.present.override(chosen)
+            params = space.params.override(chosen)
             yield params.model.architecture, params.model.encoder
 
     def test_every_combination_is_built_once(self) -> None:
