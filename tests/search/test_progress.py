@@ -9,7 +9,7 @@ import pytest
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import Trial, TrialState, create_trial
 
-from stackseg.search.progress import FAILURE, StudyProgress, requeue_interrupted, progress_of
+from stackseg.search.progress import FAILURE, StudyProgress, progress_of, requeue_interrupted
 
 
 class TestProgress:

@@ -43,14 +43,14 @@ from stackseg.params.file import read_tree, write_tree, write_values
 from stackseg.search import objective as trials_module
 from stackseg.search import workers as workers_module
 from stackseg.search.mlflow_runs import close_study_run, open_study_run
-from stackseg.search.objective import TrialContext, TrialError, run_trial, remove_surplus_bundles
+from stackseg.search.objective import TrialContext, TrialError, remove_surplus_bundles, run_trial
 from stackseg.search.progress import progress_of
 from stackseg.search.retry import stale_callback
 from stackseg.search.samplers import build_pruner, build_sampler
 from stackseg.search.space.parse import read_space
 from stackseg.search.storage import open_storage, storage_url
 from stackseg.search.study import load_study, open_study
-from stackseg.search.workers import worker_device, threads_per_worker
+from stackseg.search.workers import threads_per_worker, worker_device
 from stackseg.tracking.store import prepare_store
 from stackseg.training.checkpoints import Checkpoints
 from stackseg.training.learner import Learner
