@@ -241,7 +241,7 @@ def _train_folds(
         trial.set_user_attr(FOLD_SCORES, scores)
         mean = sum(scores) / len(scores)
         log_metrics(run_id, {"folds/mean_iou": scores[-1], "folds/running_mean_iou": mean}, step=fold)
-        best = next((one.user_attrs.get(FOLD_SCORES, []) for one in best_trials(trial.study)), [])
+        best: list[float] = next((one.user_attrs.get(FOLD_SCORES, []) for one in best_trials(trial.study)), [])
         if may_end and fold + 1 < num_folds and len(best) == num_folds:
             behind = sum(best[: fold + 1]) / (fold + 1) - mean
             if behind > params.search.fold_margin:
