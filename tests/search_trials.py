@@ -29,10 +29,10 @@ SPACE = {
 
 
 def opened(
-    project: Project, num_trials: int, *, resume: bool = False, url: str | None = None
+    project: Project, num_trials: int, *, resume: bool = False, url: str | None = None, root: Path | None = None
 ) -> tuple[optuna.Study, SearchJob]:
-    """Return the study of a project, and the job of a search in it."""
-    root, name = project.folder, project.params.search.study
+    """Return the study of a project, and the job of a search in it; `root` has the stores of another project."""
+    root, name = root or project.folder, project.params.search.study
     ready = prepare_store(root, experiment="stackseg")
     space, checkpoints = read_space(project.params), root / "checkpoints" / "search" / name
     url = storage_url(root, url)
@@ -61,11 +61,9 @@ def opened(
     return study, job
 
 
-def make_trials(
-    project: Project, num_trials: int, *, resume: bool = False, num_asked: int | None = None, url: str | None = None
-) -> optuna.Study:
+def make_trials(project: Project, num_trials: int, *, num_asked: int | None = None, **options: Any) -> optuna.Study:
     """Make trials; more asked for than there shall be stand for other workers' in the same moment."""
-    study, job = opened(project, num_trials, resume=resume, url=url)
+    study, job = opened(project, num_trials, **options)
     context = TrialContext(job, read_space(project.params), job.machine, "here", lambda: False)
     study.optimize(lambda trial: run_trial(trial, context), n_trials=num_asked or num_trials, catch=(TrialError,))
     return study

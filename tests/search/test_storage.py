@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -19,11 +18,10 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
-from databases import free_port, postgresql
+from databases import free_port
 from stackseg.errors import StoreError
 from stackseg.search import storage as storage_module
 from stackseg.search.storage import has_heartbeat, open_storage, storage_url
@@ -306,22 +304,6 @@ def test_braces_in_a_path_are_no_blanks_to_be_filled(tmp_path: Path, name: str) 
     assert [one.name for one in tmp_path.iterdir()] == [name]
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/{name.replace('{', '{{').replace('}', '}}')}/optuna.db")
     assert study.study_name == "a"
-
-
-@pytest.mark.slow
-def test_postgresql_tells_the_time_in_utc_wherever_it_stands() -> None:
-    with postgresql() as url, warnings.catch_warnings():
-        engine = sqlalchemy.create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(sqlalchemy.text("ALTER ROLE stackseg SET timezone = 'Pacific/Kiritimati'"))
-        engine.dispose()
-        storage = opened(Path.cwd(), url)
-        assert isinstance(storage, RDBStorage)
-        for _ in range(2):  # also once a transaction has been rolled back
-            with storage.engine.connect() as connection:
-                assert connection.execute(sqlalchemy.text("SHOW timezone")).scalar() == "UTC"
-                connection.rollback()
-        storage.engine.dispose()
 
 
 class TestOthers:

@@ -118,8 +118,15 @@ class Space:
         ParamsError
             A range has no step, or there are too many points.
         """
-        self._require_few_points()
-        return {one.key: list(_all_values(one)) for one in self.dimensions}
+        values = {one.key: list(itertools.islice(_all_values(one), MAX_POINTS + 1)) for one in self.dimensions}
+        if math.prod(map(len, values.values())) > MAX_POINTS:
+            raise ParamsError(
+                f"more than {MAX_POINTS} points",
+                expected="a space that can be tried whole",
+                where=WHERE,
+                remedy="take keys or values out, or choose another search.sampler.name",
+            )
+        return values
 
     def max_value(self, key: str) -> int:
         """Return the largest whole number that a trial may have under a key."""
@@ -157,17 +164,8 @@ class Space:
         ParamsError
             A range has no step, or there are too many points.
         """
-        self._require_few_points()
+        self.grid()  # refuses a space with too many
         return sum(1 for _ in self._points(self.dimensions))
-
-    def _require_few_points(self) -> None:
-        if math.prod(_num_values(one) for one in self.dimensions) > MAX_POINTS:
-            raise ParamsError(
-                f"more than {MAX_POINTS} points",
-                expected="a space that can be tried whole",
-                where=WHERE,
-                remedy="take keys or values out, or choose another search.sampler.name",
-            )
 
     def _points(self, dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
         """Yield each combination of values once, as dotted key to value, of the dimensions that count."""
@@ -189,16 +187,6 @@ class Space:
 def condition_holds(when: Mapping[str, Sequence[Any]], chosen: Mapping[str, Any], params: Params) -> bool:
     """Return whether a condition holds for chosen values, dotted key to value, on top of params."""
     return all((chosen[key] if key in chosen else params.value(key)) in values for key, values in when.items())
-
-
-def _num_values(one: Dimension) -> int:
-    """Return how many values a dimension has; a range without a step, which is refused later, counts as one."""
-    distribution = one.distribution
-    if isinstance(distribution, CategoricalDistribution):
-        return len(distribution.choices)
-    if isinstance(distribution, IntDistribution | FloatDistribution) and distribution.step is not None:
-        return round((distribution.high - distribution.low) / distribution.step) + 1
-    return 1
 
 
 def _all_values(one: Dimension) -> Iterator[Any]:
