@@ -42,8 +42,8 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 SEARCH = {"space": SPACE, "sampler": {"name": "random", "arguments": {}}, "heartbeat": 1}
-# an epoch of it takes half a minute: long enough to be interrupted in
-LONG = {"train.epochs": 300, "train.patches_per_epoch": 64}
+# it takes minutes: long enough to be interrupted in
+LONG = {"train.epochs": 300, "train.patches_per_epoch": 16}
 
 
 def make_project(root: Path, settings: dict[str, Any] | None = None, **search: Any) -> Path:
@@ -224,6 +224,7 @@ def test_a_study_is_resumed_applied_registered_and_trained_again_to_the_same_mod
     assert trained.digest == found.digest
 
     # another study's trial of that number
+    (root / "params.yaml").write_text(before)
     monkeypatch.setattr("stackseg.search.workers.run_search", lambda *_, **__: None)
     monkeypatch.setattr(study_module, "_PAUSE_S", 0.1)
     record = folder / "run.json"
