@@ -41,7 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
 ]
 ROOT = Path(__file__).parents[2]
-SEARCH = {"space": SPACE, "sampler": {"name": "random", "arguments": {}}, "heartbeat": 1}
+SEARCH = {"space": SPACE, "sampler": {"name": "random", "arguments": {}}}
 # it takes minutes: long enough to be interrupted in
 LONG = {"train.epochs": 300, "train.patches_per_epoch": 16}
 
