@@ -283,7 +283,7 @@ def test_a_trial_whose_run_could_not_be_closed_is_repeated(make: Make, monkeypat
 
 def require_repeated(project: Project) -> None:
     """Check that the only trial was interrupted, and queued again."""
-    study, _ = opened(project, 1)
+    study, _ = opened(project, 1, resume=True)
     failed, queued = study.trials
     assert (failed.state, queued.state) == (TrialState.FAIL, TrialState.WAITING)
     assert queued.system_attrs["fixed_params"] == failed.params
@@ -293,6 +293,7 @@ def require_repeated(project: Project) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_trial_that_was_taken_over_is_left_to_the_others(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     project = make()
     study, job = opened(project, 2)
@@ -327,6 +328,7 @@ def test_one_more_than_was_asked_for_is_kept_for_later(make: Make) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_dead_workers_trial_begins_anew(make: Make) -> None:
     project = make()
     study, job = opened(project, 1)
