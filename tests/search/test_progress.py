@@ -9,10 +9,10 @@ import pytest
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import Trial, TrialState, create_trial
 
-from stackseg.search.progress import FAILURE, Standing, hand_back_lost, standing_of
+from stackseg.search.progress import FAILURE, StudyProgress, progress_of, requeue_interrupted
 
 
-class TestStanding:
+class TestProgress:
     def test_each_end_counts_as_what_it_is(self) -> None:
         study = optuna.create_study()
         ends: list[tuple[TrialState, dict[str, Any]]] = [
@@ -28,8 +28,8 @@ class TestStanding:
             study.add_trial(create_trial(state=state, value=value, user_attrs=attributes))
         study.ask()
         study.enqueue_trial({})
-        standing = standing_of(study.trials)
-        assert standing == Standing(num_complete=2, num_pruned=1, num_failed=1, num_running=1)
+        standing = progress_of(study.trials)
+        assert standing == StudyProgress(num_complete=2, num_pruned=1, num_failed=1, num_running=1)
         assert standing.num_finished == 4
 
     @pytest.mark.filterwarnings("ignore:RetryHeartbeatStaleTrialCallback is experimental")
@@ -41,13 +41,13 @@ class TestStanding:
             retry(study, study.trials[one.number])
 
         dies(study.ask())
-        assert standing_of(study.trials) == Standing(0, 0, 0, 0)
+        assert progress_of(study.trials) == StudyProgress(0, 0, 0, 0)
         again = study.ask()
-        assert standing_of(study.trials) == Standing(0, 0, 0, 1)
+        assert progress_of(study.trials) == StudyProgress(0, 0, 0, 1)
         dies(again)
         # nobody takes it up a second time
         assert len(study.trials) == 2
-        assert standing_of(study.trials) == Standing(0, 0, 1, 0)
+        assert progress_of(study.trials) == StudyProgress(0, 0, 1, 0)
 
     @pytest.mark.filterwarnings("ignore:RetryHeartbeatStaleTrialCallback is experimental")
     def test_one_that_was_taken_up_and_completed_has_not_failed(self) -> None:
@@ -55,7 +55,7 @@ class TestStanding:
         study.tell(study.ask(), state=TrialState.FAIL)
         RetryHeartbeatStaleTrialCallback(max_retry=1)(study, study.trials[0])
         study.tell(study.ask(), 0.5)
-        assert standing_of(study.trials) == Standing(1, 0, 0, 0)
+        assert progress_of(study.trials) == StudyProgress(1, 0, 0, 0)
 
     def test_what_was_lost_is_handed_back_once(self) -> None:
         study = optuna.create_study()
@@ -66,7 +66,7 @@ class TestStanding:
                 trial.set_user_attr(name, value)
             study.tell(trial, state=TrialState.FAIL)
         for _ in range(2):
-            hand_back_lost(study)
+            requeue_interrupted(study)
             assert [one.number for one in study.trials if one.state == TrialState.WAITING] == [2]
         assert study.ask().suggest_float("x", 0, 1) == study.trials[0].params["x"]
 
@@ -75,9 +75,9 @@ class TestStanding:
         study.enqueue_trial({"x": 0.25})
         study.tell(study.ask(), state=TrialState.FAIL)
         for _ in range(2):
-            hand_back_lost(study)
+            requeue_interrupted(study)
             assert [one.number for one in study.trials if one.state == TrialState.WAITING] == [1]
         assert study.ask().suggest_float("x", 0, 1) == 0.25
 
     def test_nothing_yet(self) -> None:
-        assert standing_of([]).num_finished == 0
+        assert progress_of([]).num_finished == 0

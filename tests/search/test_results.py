@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from stackseg.params import Params, read_params
 from stackseg.params.file import write_values
-from stackseg.search.results import dvc_changes, take_folder, write_best_params, write_queue
+from stackseg.search.results import claim_folder, dvc_changes, write_best_params, write_queue
 from stackseg.search.space.parse import read_space
 from stackseg.search.space.space import Space
 from stackseg.search.study import STUDY_ID, best_trials
@@ -37,7 +37,7 @@ SPACE: dict[str, Any] = {
 }
 
 
-def searched(space: Space, num_trials: int = 4) -> Study:
+def searched(space: Space, num_trials: int = 3) -> Study:
     """Return a study of random trials, of which the last one is the best."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(study_name="deep", direction="maximize", sampler=RandomSampler(1))
@@ -72,8 +72,8 @@ def test_the_best_params_can_be_merged(file: Path, space: Space, tmp_path: Path)
     study, before = searched(space), read_params(file)
     for best in best_trials(study):
         path = tmp_path / "outputs" / "best_params.yaml"
-        values = write_best_params(path, study, best, space)
-        assert values == space.overrides(best.params)
+        write_best_params(path, study, best, space)
+        values = space.overrides(best.params)
         piece = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         leaves = {f"{section}.{key}": value for section, keys in piece.items() for key, value in keys.items()}
         assert leaves == values
@@ -87,7 +87,7 @@ def test_a_folder_is_emptied_for_another_study_of_that_name(tmp_path: Path) -> N
     folder, checkpoints = tmp_path / "outputs", tmp_path / "checkpoints"
 
     def left_of(study: Study) -> list[str]:
-        take_folder(folder, checkpoints, study)
+        claim_folder(folder, checkpoints, study)
         left = sorted(one.name for one in (*folder.glob("trial*"), *checkpoints.glob("*")))
         for one in (folder / f"trial of {study.user_attrs[STUDY_ID]}", checkpoints / "trial"):
             one.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,8 @@ def test_of_several_objectives_the_mean_iou_is_told(tmp_path: Path) -> None:
 def test_a_key_within_a_mapping(file: Path, tmp_path: Path) -> None:
     space = read_space(read_params(file).override({"search.space": {"train.loss.dice": {"low": 0.5, "high": 2.0}}}))
     study = searched(space, 1)
-    values = write_best_params(tmp_path / "best.yaml", study, study.trials[0], space)
+    write_best_params(tmp_path / "best.yaml", study, study.trials[0], space)
+    values = space.overrides(study.trials[0].params)
     piece = YAML(typ="safe").load((tmp_path / "best.yaml").read_text(encoding="utf-8"))
     assert piece == {"train": {"loss": {"dice": values["train.loss.dice"]}}}
 
@@ -156,7 +157,7 @@ class TestDvc:
         before = read_params(file)
         assert queued(file, dvc_changes(values)) == before.override(values)
 
-    @pytest.mark.parametrize("name", ["my pipeline.json", "a,b.json", "it's.json", "a=b.json", "[a].json", "null"])
+    @pytest.mark.parametrize("name", ["a,b c.json", "it's.json", "[a=b].json", "null"])
     def test_odd_words(self, file: Path, name: str) -> None:
         before = read_params(file)
         values = {"augment.preset": "file", "augment.file": name}
@@ -230,5 +231,5 @@ class TestQueue:
         write_queue(tmp_path / "queue.sh", study, study.trials, space)
         last = (tmp_path / "queue.sh").read_text(encoding="utf-8").splitlines()[-1]
         assert last == f"dvc exp run --queue --name {study.study_name}-trial-0 -S ++train.ema=null"
-        assert write_best_params(tmp_path / "best.yaml", study, study.trials[0], space) == {}
+        write_best_params(tmp_path / "best.yaml", study, study.trials[0], space)
         assert YAML(typ="safe").load((tmp_path / "best.yaml").read_text(encoding="utf-8")) == {}

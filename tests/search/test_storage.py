@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +18,10 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
-from databases import free_port, postgresql
+from databases import free_port
 from stackseg.errors import StoreError
 from stackseg.search import storage as storage_module
 from stackseg.search.storage import has_heartbeat, open_storage, storage_url
@@ -48,7 +46,7 @@ from stackseg.errors import StoreError
 from stackseg.search.storage import open_storage
 
 try:
-    open_storage("grpc://127.0.0.1:13000", root=Path(), heartbeat=1, on_stale=print)
+    open_storage("grpc://127.0.0.1:13000", heartbeat=1, on_stale=print)
 except StoreError as error:
     print(error)
 """
@@ -58,7 +56,7 @@ needs_grpc = pytest.mark.skipif(importlib.util.find_spec("grpc") is None, reason
 
 
 def opened(root: Path, given: str | None = None) -> BaseStorage:
-    return open_storage(storage_url(root, given), root=root, heartbeat=1, on_stale=lambda *_: None)
+    return open_storage(storage_url(root, given), heartbeat=1, on_stale=lambda *_: None)
 
 
 def refused(root: Path, given: str | None = None) -> str:
@@ -84,9 +82,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def take_waiting(study: optuna.Study, found: list[int]) -> None:
     """Note the trial that waited, if it was had."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a heartbeat is for study.optimize
-        number = study.ask().number
+    number = study.ask().number
     if number == 0:
         found.append(number)
 
@@ -96,17 +92,16 @@ def take_stale(study: optuna.Study, found: list[int]) -> None:
     fail_stale_trials(study)
 
 
-def take_at_once(root: Path, what: Take, together: threading.Barrier, queue: Any) -> None:
+def take_at_once(root: Path, what: Take, together: threading.Barrier) -> list[list[int]]:
     taken: list[list[int]] = []
-    storage = open_storage(
-        storage_url(root, None), root=root, heartbeat=1, on_stale=lambda _, trial: taken[-1].append(trial.number)
-    )
+    url = storage_url(root, None)
+    storage = open_storage(url, heartbeat=1, on_stale=lambda _, trial: taken[-1].append(trial.number))
     for place in range(NUM_TAKEN):
         study = optuna.load_study(study_name=f"study {place}", storage=storage)
         taken.append([])
         together.wait(60)
         what(study, taken[-1])
-    queue.put(taken)
+    return taken
 
 
 class TestAddresses:
@@ -118,9 +113,6 @@ class TestAddresses:
             ("sqlite:///deep/er.db", "sqlite:////p/deep/er.db"),
             ("sqlite:////elsewhere/studies.db", "sqlite:////elsewhere/studies.db"),
             ("sqlite+pysqlite:///studies.db", "sqlite+pysqlite:////p/studies.db"),
-            ("journal:studies.log", "journal:/p/studies.log"),
-            ("journal:/elsewhere/studies.log", "journal:/elsewhere/studies.log"),
-            ("journal:///elsewhere/studies.log", "journal:/elsewhere/studies.log"),
             ("grpc://node7:13000", "grpc://node7:13000"),
             ("postgresql://me@node7/studies", "postgresql+psycopg://me@node7/studies"),
             ("postgresql+psycopg://me@node7/studies", "postgresql+psycopg://me@node7/studies"),
@@ -129,7 +121,9 @@ class TestAddresses:
     def test_paths_count_from_the_project(self, given: str | None, url: str) -> None:
         assert storage_url(Path("/p"), given) == url
 
-    @pytest.mark.parametrize("given", ["optuna.db", "studies", "sqlite.db", "/tmp/optuna.db", ""])
+    @pytest.mark.parametrize(
+        "given", ["optuna.db", "studies", "sqlite.db", "/tmp/optuna.db", "", "journal:studies.log"]
+    )
     def test_what_is_no_address_is_refused(self, given: str) -> None:
         with pytest.raises(StoreError, match=r"^--storage: .*is no address; expected sqlite:///optuna.db, postgresql:"):
             storage_url(Path("/p"), given)
@@ -160,17 +154,15 @@ class TestSqlite:
         assert trial.state == TrialState.WAITING
         require_whole(tmp_path / "optuna.db", ["a"])
 
-    def test_several_processes_at_once_make_one_whole_database(self, tmp_path: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        together = context.Barrier(4)
-        workers = [context.Process(target=begin_at_once, args=(tmp_path, place, together)) for place in range(4)]
-        for one in workers:
-            one.start()
-        for one in workers:
-            one.join()
-        assert [one.exitcode for one in workers] == [0] * 4
+    @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+    def test_several_at_once_make_one_whole_database(self, tmp_path: Path) -> None:
+        together = threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda place: begin_at_once(tmp_path, place, together), range(4)))
         require_whole(tmp_path / "optuna.db", ["study 0", "study 1", "study 2", "study 3"])
 
+    @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+    @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
     @pytest.mark.parametrize("what", [take_waiting, take_stale])
     def test_two_workers_never_take_the_same_trial(self, tmp_path: Path, what: Take) -> None:
         storage = opened(tmp_path)
@@ -183,14 +175,9 @@ class TestSqlite:
         if what is take_stale:
             with closing(sqlite3.connect(tmp_path / "optuna.db")) as connection, connection:
                 connection.execute("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00'")
-        context = multiprocessing.get_context("spawn")
-        together, queue = context.Barrier(2), context.Queue()
-        workers = [context.Process(target=take_at_once, args=(tmp_path, what, together, queue)) for _ in range(2)]
-        for one in workers:
-            one.start()
-        ours, theirs = (queue.get(timeout=100) for _ in workers)
-        for one in workers:
-            one.join()
+        together = threading.Barrier(2)
+        with ThreadPoolExecutor(2) as pool:
+            ours, theirs = pool.map(lambda _: take_at_once(tmp_path, what, together), range(2))
         assert [len(a) + len(b) for a, b in zip(ours, theirs, strict=True)] == [1] * NUM_TAKEN
 
     def test_an_empty_file_is_filled(self, tmp_path: Path) -> None:
@@ -221,7 +208,7 @@ class TestSqlite:
             connection.execute("CREATE TABLE alembic_version (version_num)")
             connection.execute("CREATE TABLE runs (run)")
         told = refused(tmp_path, "sqlite:///mlflow.db")
-        assert "the database of another program, with a table alembic_version; expected a database of the" in told
+        assert "the database of another program, with a table alembic_version; expected a database for" in told
         with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
             names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         assert names == {"alembic_version", "runs"}
@@ -309,12 +296,8 @@ class TestNetworks:
         else:
             opened(tmp_path)
 
-    def test_a_journal_may_lie_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        mounted(monkeypatch, {Path("/"): "ext4", tmp_path: "nfs4"})
-        opened(tmp_path, "journal:optuna.log")
 
-
-@pytest.mark.parametrize("name", ["a{b}", "a{", "{0}", "{SCHEMA_VERSION}"])
+@pytest.mark.parametrize("name", ["a{", "{SCHEMA_VERSION}"])
 def test_braces_in_a_path_are_no_blanks_to_be_filled(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     study = optuna.create_study(storage=opened(tmp_path / name), study_name="a")
@@ -323,33 +306,7 @@ def test_braces_in_a_path_are_no_blanks_to_be_filled(tmp_path: Path, name: str) 
     assert study.study_name == "a"
 
 
-@pytest.mark.slow
-def test_postgresql_tells_the_time_in_utc_wherever_it_stands() -> None:
-    with postgresql() as url, warnings.catch_warnings():
-        engine = sqlalchemy.create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(sqlalchemy.text("ALTER ROLE stackseg SET timezone = 'Pacific/Kiritimati'"))
-        engine.dispose()
-        storage = opened(Path.cwd(), url)
-        assert isinstance(storage, RDBStorage)
-        for _ in range(2):  # also once a transaction has been rolled back
-            with storage.engine.connect() as connection:
-                assert connection.execute(sqlalchemy.text("SHOW timezone")).scalar() == "UTC"
-                connection.rollback()
-        storage.engine.dispose()
-
-
 class TestOthers:
-    def test_a_journal_has_no_heartbeat(self, tmp_path: Path) -> None:
-        storage = opened(tmp_path, "journal:optuna.log")
-        assert isinstance(storage, JournalStorage)
-        assert not has_heartbeat(storage)
-        optuna.create_study(storage=storage, study_name="a")
-        assert optuna.get_all_study_names(opened(tmp_path, "journal:optuna.log")) == ["a"]
-
-    def test_a_journal_without_folder(self, tmp_path: Path) -> None:
-        assert str(tmp_path / "none") in refused(tmp_path, "journal:none/optuna.log")
-
     @needs_psycopg
     def test_a_server_that_does_not_answer(self, tmp_path: Path) -> None:
         port = free_port()
@@ -363,12 +320,6 @@ class TestOthers:
         told = refused(tmp_path, f"grpc://127.0.0.1:{free_port()}")
         assert "nobody answered within 10 s" in told
         assert told.endswith(". Start the server, or correct --storage")
-
-    @pytest.mark.parametrize("text", ["hello\nworld\n", "hello\n", '{"op_code": 0'])
-    def test_a_journal_that_is_none(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "notes.log").write_text(text)
-        assert "no journal of Optuna's, or a damaged one" in refused(tmp_path, "journal:notes.log")
-        assert "a folder; expected a file" in refused(tmp_path, "journal:")
 
     def test_without_grpc(self, tmp_path: Path) -> None:
         done = subprocess.run(
@@ -449,7 +400,7 @@ def mounted(monkeypatch: pytest.MonkeyPatch, kinds: dict[Path, str] | list[tuple
 
 
 def begin_at_once(folder: Path, place: int, together: threading.Barrier) -> None:
-    """Make a study in a process of its own, in the same moment as others."""
+    """Make a study in the same moment as others."""
     together.wait(120)
     study = optuna.create_study(storage=opened(folder), study_name=f"study {place}")
     study.enqueue_trial({"x": 1.0})

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stackseg.cli.console import err, say, warn
-from stackseg.cli.project import CATALOG, DATA, OUTPUTS, checkpoints_folder, load_params, lock_file, ready_store
-from stackseg.cli.search_command import same_search
-from stackseg.cli.search_display import ShownStudy
-from stackseg.cli.search_results import leave_results
+from stackseg.cli.console import err, next_step, say, warn
+from stackseg.cli.project import (
+    CATALOG,
+    DATA,
+    OUTPUTS,
+    PARAMS_FILE,
+    checkpoints_folder,
+    load_params,
+    lock_file,
+    ready_store,
+)
+from stackseg.cli.search_display import ShownStudy, show_results
 from stackseg.cli.stages import Device
 
 if TYPE_CHECKING:
-    from optuna.study import Study
+    from optuna.storages import BaseStorage
 
-    from stackseg.dataset.splits import Part
     from stackseg.params import Params
+    from stackseg.search.objective import SearchJob
+    from stackseg.search.results import StudyResults
     from stackseg.search.space.space import Space
-    from stackseg.search.workers import Order
 
 PANEL = "Models"
 
@@ -41,7 +48,7 @@ def search(
         str | None,
         typer.Option(
             envvar="STACKSEG_STORAGE",
-            help="postgresql://…, grpc://host:port, sqlite:///file or journal:file; optuna.db by default.",
+            help="postgresql://…, grpc://host:port or sqlite:///file; optuna.db by default.",
         ),
     ] = None,
     study: Annotated[str | None, typer.Option(help="Its name; search.study of params.yaml by default.")] = None,
@@ -63,95 +70,27 @@ def search(
     The present params are trial 0. Trials are scored on the validation part; the test part is not read. The same
     command on another machine, with the same --storage, joins in. Ctrl-C ends it, --resume goes on.
     """
-    from stackseg.search.mlflow_runs import study_run
-    from stackseg.search.results import take_folder
-    from stackseg.search.samplers import first_seed, most_trials, rehearse
-    from stackseg.search.signals import interruptible
-    from stackseg.search.space.buildable import check_buildable
+    from stackseg.errors import ModelError, ParamsError
+    from stackseg.model.devices import pick_device
+    from stackseg.search.mlflow_runs import open_study_run
+    from stackseg.search.objective import SearchJob
+    from stackseg.search.results import claim_folder, write_results
+    from stackseg.search.samplers import dry_run, first_seed, max_trials
     from stackseg.search.space.parse import read_space
+    from stackseg.search.space.preflight import check_buildable, read_search_catalog
+    from stackseg.search.storage import storage_url
     from stackseg.search.storage_errors import is_of_storage_alone, storage_errors
     from stackseg.search.study import num_kept, open_study
-    from stackseg.search.workers import Order
+    from stackseg.search.workers import run_search
     from stackseg.tracking.lineage import require_dependency
     from stackseg.tracking.store_errors import store_lock
     from stackseg.tracking.uri import shown_uri
+    from stackseg.training.train import Machine
 
     params = load_params()
     space = read_space(params)
     for file in space.augment_files():
         require_dependency(Path("dvc.yaml"), "train", file)
-    described, machine, picked = _readable(space, catalog, data, device, register_best)
-    rehearse(space)
-    if (most := most_trials(space)) is not None and trials > most:
-        say(f"{params.search.sampler.name} has {most} trials in this space")
-        trials = most
-    in_channels = described.num_channels * (2 * params.model.context_slices + 1)
-    with err().status("building every network of the space once"):
-        check_buildable(space, in_channels, described.class_pixels("training"), picked)
-    root, experiment_id = ready_store(params)
-    name = params.search.study if study is None else params.override({"search.study": study}, "--study").search.study
-    checkpoints = checkpoints_folder(root) / "search" / name
-    url, opened = _storage(params, root, storage, checkpoints)
-    with storage_errors(shown_uri(url)):
-        found, created = open_study(opened, name, space, described, resume=resume)
-        kept = num_kept(found, top)
-    with storage_errors(shown_uri(url), is_of_storage_alone):
-        folder = OUTPUTS / "search" / name
-        with store_lock(lock_file(root)):
-            take_folder(folder, checkpoints, found)
-        order = Order(
-            params=params,
-            catalog=described,
-            data=data,
-            root=root,
-            url=url,
-            study=name,
-            folder=folder,
-            checkpoints=checkpoints,
-            parent_run=study_run(found, experiment_id, lock_file(root)),
-            machine=machine,
-            num_trials=trials,
-            num_workers=workers,
-            num_kept=kept,
-            # a sampler that begins anew in a study that is there would draw what was drawn before
-            seed=first_seed(params) if created else secrets.randbelow(2**31),
-            deadline=None if timeout is None else time.time() + timeout,
-        )
-        command = same_search(order, storage, catalog)
-        with interruptible():
-            _make_trials(order, found, experiment_id, command)
-        leave_results(found, space, order, command, apply=apply, register_best=register_best)
-
-
-def _make_trials(order: Order, study: Study, experiment_id: str, command: str) -> None:
-    """Make the trials, and close the study's run however that ends."""
-    from stackseg.search.mlflow_runs import close_study_run
-    from stackseg.search.workers import run_workers
-
-    try:
-        with ShownStudy(order, study) as shown:
-            run_workers(order, study, on_change=shown.update, on_interrupt=shown.interrupted)
-        close_study_run(study, order.parent_run, experiment_id, "FINISHED", lock_file(order.root))
-    except KeyboardInterrupt:
-        close_study_run(study, order.parent_run, experiment_id, "KILLED", lock_file(order.root))
-        say(f"interrupted; `{command} --resume` goes on")
-        raise
-    except Exception:
-        # on a full disk this fails as well, and would hide why
-        with suppress(Exception):
-            close_study_run(study, order.parent_run, experiment_id, "FAILED", lock_file(order.root))
-        raise
-
-
-def _readable(space: Space, catalog: Path, data: Path, device: str, register_best: bool) -> tuple[Any, Any, Any]:
-    from stackseg.catalog.build import folded
-    from stackseg.dataset.fingerprints import require_same_planes
-    from stackseg.dataset.records import read_catalog, require_described_by
-    from stackseg.errors import ParamsError
-    from stackseg.model.devices import pick_device
-    from stackseg.training.train import Machine
-
-    params = space.present
     if register_best and params.search.folds is not None:
         raise ParamsError(
             "--register-best with search.folds: a trial has one bundle per fold",
@@ -160,33 +99,126 @@ def _readable(space: Space, catalog: Path, data: Path, device: str, register_bes
             remedy="use --apply, then `dvc repro`: it trains on the whole training part and registers that",
         )
     picked = pick_device(device)
-    described = read_catalog(catalog)
-    require_described_by(described, params, catalog)
-    context, folds = space.most("model.context_slices"), params.search.folds
-    described.require_test_unread()
-    described.require_test_apart(context, folds=folds)
-    if folds is not None:
-        folded(described, folds)
     with err().status("comparing the planes with the catalogue"):
-        parts: tuple[Part, ...] = ("training", "validation")
-        # neighbours are input too, and a gap is another in each fold
-        require_same_planes(described, data, *parts, *(("gap", "unused") if context or folds is not None else ()))
-    return described, Machine(device=device), picked
+        described = read_search_catalog(space, catalog, data)
+    dry_run(space)
+    if (most := max_trials(space)) is not None and trials > most:
+        say(f"{params.search.sampler.name} has {most} trials in this space")
+        trials = most
+    in_channels = described.num_channels * (2 * params.model.context_slices + 1)
+    with err().status("building every network of the space once"):
+        check_buildable(space, in_channels, described.class_pixels("training"), picked)
+    root, experiment_id = ready_store(params)
+    name = params.search.study if study is None else params.override({"search.study": study}, "--study").search.study
+    folder, checkpoints = OUTPUTS / "search" / name, checkpoints_folder(root) / "search" / name
+    url = storage_url(root, storage)
+    opened = _opened_storage(url, params, checkpoints)
+    with storage_errors(shown_uri(url)):
+        found, created = open_study(opened, name, space, described, resume=resume)
+        kept = num_kept(found, top)
+    with storage_errors(shown_uri(url), is_of_storage_alone):
+        with store_lock(lock_file(root)):
+            claim_folder(folder, checkpoints, found)
+        job = SearchJob(
+            params=params,
+            catalog=described,
+            data=data,
+            root=root,
+            url=url,
+            study=name,
+            folder=folder,
+            checkpoints=checkpoints,
+            experiment_id=experiment_id,
+            parent_run=open_study_run(found, experiment_id, lock_file(root)),
+            lock_file=lock_file(root),
+            machine=Machine(device=device),
+            num_trials=trials,
+            num_workers=workers,
+            num_kept=kept,
+            # with the seed of before, the sampler of a resumed study would draw the same trials again
+            seed=first_seed(params) if created else secrets.randbelow(2**31),
+            deadline=None if timeout is None else time.time() + timeout,
+        )
+        command = same_search(job, storage, catalog)
+        try:
+            with ShownStudy(job, found) as shown:
+                run_search(job, found, on_change=shown.update, on_interrupt=shown.interrupted)
+        except KeyboardInterrupt:
+            say(f"interrupted; `{command} --resume` goes on")
+            raise
+        results = write_results(found, space, job, OUTPUTS)
+        show_results(found, space, results)
+        if results is not None:
+            _use_best(results, space, job, command, apply=apply, register_best=register_best)
+        elif wanted := [name for name, asked in (("--apply", apply), ("--register-best", register_best)) if asked]:
+            raise ModelError(
+                "no trial is complete",
+                expected="a best one",
+                where=f"study {name}, {' '.join(wanted)}",
+                remedy=f"go on: {command} --resume {' '.join(wanted)}",
+            )
 
 
-def _storage(params: Params, root: Path, given: str | None, checkpoints: Path) -> tuple[str, Any]:
+def same_search(job: SearchJob, storage: str | None, catalog: Path) -> str:
+    """Return the command that resumes this search, to be typed; passwords are left out."""
+    options = [
+        ("--trials", job.num_trials, None),
+        ("--workers", job.num_workers, 1),
+        ("--top", job.num_kept, 1),
+        ("--study", job.study, job.params.search.study),
+        ("--storage", None if storage is None else _without_password(storage), None),
+        ("--data", job.data, DATA),
+        ("--catalog", catalog, CATALOG),
+        ("--device", job.machine.device, "auto"),
+    ]
+    given = [f"{name} {quote(str(value))}" for name, value, default in options if value not in (None, default)]
+    return " ".join(["stackseg search", *given])
+
+
+def _without_password(storage: str) -> str:
+    import sqlalchemy
+
+    from stackseg.tracking.uri import shown_uri
+
+    scheme = storage.partition(":")[0].partition("+")[0]
+    if scheme == "sqlite":  # an @ is part of the file's name
+        return storage
+    if scheme == "grpc":
+        return shown_uri(storage)
+    url = sqlalchemy.make_url(storage)._replace(password=None)
+    return url.difference_update_query(["password", "sslpassword"]).render_as_string()
+
+
+def _opened_storage(url: str, params: Params, checkpoints: Path) -> BaseStorage:
     from stackseg.search.retry import stale_callback
-    from stackseg.search.storage import has_heartbeat, open_storage, storage_url
+    from stackseg.search.storage import has_heartbeat, open_storage
 
-    url = storage_url(root, given)
-    opened = open_storage(
-        url,
-        root=root,
-        heartbeat=params.search.heartbeat,
-        on_stale=stale_callback(checkpoints),
-    )
+    opened = open_storage(url, heartbeat=params.search.heartbeat, on_stale=stale_callback(checkpoints))
     if not has_heartbeat(opened):
-        kind = "a journal file" if url.startswith("journal:") else "a gRPC proxy"
-        torn = " and a line torn by a full disk spoils the study" if url.startswith("journal:") else ""
-        warn(f"{kind} knows no heartbeat: a trial stays running when its search is killed{torn}")
-    return url, opened
+        warn("a gRPC proxy has no heartbeat: a trial stays running when its search is killed")
+    return opened
+
+
+def _use_best(
+    results: StudyResults, space: Space, job: SearchJob, command: str, *, apply: bool, register_best: bool
+) -> None:
+    """Register the best trial, and write its params into params.yaml, if so asked."""
+    from stackseg.cli.models import register_evaluated
+    from stackseg.cli.stages import score_bundle
+    from stackseg.search.results import apply_best, best_bundle
+
+    best = results.best[0]
+    if register_best:
+        folder = best_bundle(results, job)
+        params = space.params.override(results.values, f"trial {best.number}")
+        model = folder / "model"
+        scored = score_bundle(params, job.catalog, data=job.data, model=model, out=folder, device=job.machine.device)
+        register_evaluated(params, scored, job.catalog, model=model, data=job.data, out=folder)
+    if not apply:
+        next_step(f"{command} --resume --apply, then dvc repro; or mlflow ui")
+        return
+    apply_best(results, space, job.catalog, PARAMS_FILE)
+    say(f"{PARAMS_FILE} has the params of trial {best.number}; commit it once `dvc repro` has shown them good")
+    if any(space.params.search.space[key].when for key in results.values):
+        say("a key with a condition is among them: to search further from here, begin another study by --study")
+    next_step("dvc repro, which trains for the record and scores on the test part")

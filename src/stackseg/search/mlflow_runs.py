@@ -1,9 +1,10 @@
-"""The MLflow run of a study: opened once, its best trial tagged, its pictures drawn."""
+"""MLflow runs of a search: one of the study, with its best trial and its pictures, and below it one per trial."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,39 +18,93 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from optuna.visualization import matplotlib as plots
 
-from stackseg.search.progress import FAILURE, retried, standing_of
-from stackseg.search.study import IDENTITY, RUN_ID, STUDY_ID, best_trials, objective_place
-from stackseg.search.trial_runs import close_trial_run
-from stackseg.tracking.run_logger import find_run, log_metrics
+from stackseg.params.model import ModelParams
+from stackseg.search.progress import FAILURE, RUN_ID, progress_of, retried_trials
+from stackseg.search.study import IDENTITY, STUDY_ID, best_trials, iou_index
+from stackseg.tracking.run_logger import MAX_TAG, find_run, log_metrics
 from stackseg.tracking.store_errors import store_lock
 
 STUDY_TAG, BEST_TAG = "optuna.study_id", "best_of_study"
 
 
-def study_run(study: Study, experiment_id: str, lock_file: Path) -> str:
-    """Return the id of the study's run in this store, opening it if there is none or it had ended.
+def trial_folder(folder: Path, number: int) -> Path:
+    """Return where a trial's bundle, or its checkpoints, are."""
+    return folder / f"trial-{number:04d}"
+
+
+def trial_tags(trial: Trial, model: ModelParams, parent: str, fold: int | None = None) -> dict[str, str]:
+    """Return the tags of the run of a trial, or of one of its folds, under the run `parent`."""
+    names = [trial.study.study_name, f"trial {trial.number}", f"{model.architecture}-{model.encoder}"]
+    tags = {MLFLOW_PARENT_RUN_ID: parent, "trial": str(trial.number)}
+    if fold is not None:
+        names.insert(2, f"fold {fold}")
+        tags["fold"] = str(fold)
+    return tags | {MLFLOW_RUN_NAME: " · ".join(names)}
+
+
+def open_trial_run(trial: Trial, model: ModelParams, experiment_id: str, parent: str) -> str:
+    """Open a run for a trial that no training has opened one for, with what the trial chose."""
+    client = MlflowClient()
+    run_id: str = client.create_run(experiment_id, tags=trial_tags(trial, model, parent)).info.run_id
+    trial.set_user_attr(RUN_ID, run_id)
+    for key, value in trial.params.items():
+        client.log_param(run_id, key, value)
+    return run_id
+
+
+def end_trial_run(trial: Trial, state: str, started: float, message: str = "") -> None:
+    """End the trial's run, if it has one, and log how long it took.
+
+    Parameters
+    ----------
+    trial
+        Whose run.
+    state
+        "complete", "pruned", "failed", "interrupted" or "stale"; MLflow's status follows from it.
+    started
+        When it began, by `time.perf_counter`.
+    message
+        Why it ended so.
+    """
+    run_id = trial.user_attrs.get(RUN_ID)
+    if run_id is not None:
+        close_trial_run(run_id, state, message)
+        log_metrics(run_id, {"trial/seconds": time.perf_counter() - started})
+
+
+def close_trial_run(run_id: str, state: str, message: str) -> None:
+    """End a run, and tag how its trial ended, and why."""
+    client = MlflowClient()
+    # first of all: on a full disk the rest may fail
+    client.set_terminated(run_id, {"complete": "FINISHED", "failed": "FAILED"}.get(state, "KILLED"))
+    client.set_tag(run_id, "trial.state", state)
+    if message:
+        client.set_tag(run_id, "failure", message[:MAX_TAG])
+
+
+def open_study_run(study: Study, experiment_id: str, lock_file: Path) -> str:
+    """Return the id of the study's run in this store, which is opened if there is none, or reopened.
 
     Runs below it that trials have left open are closed.
     """
     client = MlflowClient()
-    study_id = study.user_attrs[STUDY_ID]
+    study_id, identity = study.user_attrs[STUDY_ID], study.user_attrs[IDENTITY]
     with store_lock(lock_file):
         found = _runs_of(study_id, experiment_id)
         if not found:
             tags = {MLFLOW_RUN_NAME: f"study {study.study_name}", STUDY_TAG: study_id, "study": study.study_name}
             client.create_run(experiment_id, tags=tags)
             found = _runs_of(study_id, experiment_id)
-    # machines that share a server may each have opened one: the earliest counts for all
+    # machines that share a server may each have opened one: all use the earliest
     run_id, *others = found
     for one in others:
         if not client.search_runs([experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{one}'", max_results=1):
             client.delete_run(one)
     client.update_run(run_id, "RUNNING")
     close_left_runs(study, run_id, experiment_id)
-    identity = study.user_attrs[IDENTITY]
     client.log_dict(run_id, identity, "study.json")
     if "search.space" not in client.get_run(run_id).data.params:
         client.log_param(run_id, "search.space", json.dumps(identity["space"]))
@@ -61,55 +116,49 @@ def study_run(study: Study, experiment_id: str, lock_file: Path) -> str:
 def close_left_runs(study: Study, run_id: str, experiment_id: str) -> None:
     """Close the runs of trials that have ended without closing them.
 
-    MLflow may have been out of reach then, or the trial was taken up by a machine that records its runs elsewhere.
+    MLflow was out of reach then, or a machine that records its runs elsewhere took the trial over.
     """
     client = MlflowClient()
     trials = study.get_trials(deepcopy=False)
-    stale = retried(trials)
+    stale = retried_trials(trials)
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
-        number, above = run.data.tags.get("trial"), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
-        if number is None or above is None:
+        number, parent = run.data.tags.get("trial"), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+        if number is None or parent is None:
             continue
         # a fold's run is below that of its trial
-        if run_id not in (above, client.get_run(above).data.tags.get(MLFLOW_PARENT_RUN_ID)):
+        if run_id not in (parent, client.get_run(parent).data.tags.get(MLFLOW_PARENT_RUN_ID)):
             continue
         trial = trials[int(number)]
         if trial.state.is_finished():
             state = trial.state.name.lower()
             if trial.state == TrialState.FAIL:
-                given_up = "stale" if trial.number in stale else "interrupted"
-                state = "failed" if FAILURE in trial.user_attrs else given_up
+                interrupted = "stale" if trial.number in stale else "interrupted"
+                state = "failed" if FAILURE in trial.user_attrs else interrupted
             close_trial_run(run.info.run_id, state, "its run had been left open")
 
 
 def close_study_run(study: Study, run_id: str, experiment_id: str, status: str, lock_file: Path) -> None:
-    """Tag the best trial, log what the study came to and its pictures, and end the run with a status of MLflow's."""
-    with store_lock(lock_file):  # the same command elsewhere ends at the same moment
-        _close(study, run_id, experiment_id, status)
-
-
-def _close(study: Study, run_id: str, experiment_id: str, status: str) -> None:
-    client = MlflowClient()
-    try:
-        close_left_runs(study, run_id, experiment_id)
-        _log_outcome(study, run_id, experiment_id)
-    finally:
-        client.set_terminated(run_id, status)
+    """Tag the best trial, log the study's figures and pictures, and end the run with a status of MLflow's."""
+    with store_lock(lock_file):  # the same search on another machine ends at the same moment
+        try:
+            close_left_runs(study, run_id, experiment_id)
+            _log_outcome(study, run_id, experiment_id)
+        finally:
+            MlflowClient().set_terminated(run_id, status)
 
 
 def _log_outcome(study: Study, run_id: str, experiment_id: str) -> None:
     client = MlflowClient()
-    trials = study.get_trials(deepcopy=False)
-    standing = standing_of(trials)
+    progress = progress_of(study.get_trials(deepcopy=False))
     best = best_trials(study)
     for former in client.search_runs(
         [experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and tags.{BEST_TAG} = 'true'"
     ):
         client.delete_tag(former.info.run_id, BEST_TAG)
     metrics: dict[str, float | None] = {
-        "trials/complete": standing.num_complete,
-        "trials/pruned": standing.num_pruned,
-        "trials/failed": standing.num_failed,
+        "trials/complete": progress.num_complete,
+        "trials/pruned": progress.num_pruned,
+        "trials/failed": progress.num_failed,
     }
     if best:
         client.set_tag(run_id, "best_trial", best[0].number)
@@ -118,27 +167,27 @@ def _log_outcome(study: Study, run_id: str, experiment_id: str) -> None:
             client.set_tag(run_id, "best_run", best_run)
             if find_run(best_run) is not None:  # another machine may record its runs elsewhere
                 client.set_tag(best_run, BEST_TAG, "true")
-        metrics["objective/mean_iou"] = best[0].values[objective_place(study)]
+        metrics["objective/mean_iou"] = best[0].values[iou_index(study)]
         client.log_dict(run_id, {"number": best[0].number, "params": best[0].params}, "best_trial.json")
+    metrics |= {f"worth/{key}": value for key, value in importances(study).items()}
     log_metrics(run_id, metrics)
-    log_metrics(run_id, {f"worth/{key}": value for key, value in importances(study).items()})
     with tempfile.TemporaryDirectory() as folder:
         for picture in draw_study(study, Path(folder)):
             client.log_artifact(run_id, str(picture), "pictures")
 
 
 def importances(study: Study) -> dict[str, float]:
-    """Return what share of the scores' variance each parameter explains, largest first; empty where it is unknowable.
+    """Return what share of the scores' variance each parameter explains, largest first; empty for too few trials.
 
     Of completed trials by functional ANOVA (Hutter et al. 2014), for the mean IoU.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    place = objective_place(study)
+    index = iou_index(study)
     shared = set.intersection(*(set(one.params) for one in complete)) if complete else set()
     varied = [name for name in shared if len({str(one.params[name]) for one in complete}) > 1]
-    if len(complete) < 4 or not varied or len({one.values[place] for one in complete}) < 2:
+    if len(complete) < 4 or not varied or len({one.values[index] for one in complete}) < 2:
         return {}
-    target = None if len(study.directions) == 1 else lambda one: one.values[place]
+    target = None if len(study.directions) == 1 else lambda one: one.values[index]
     found = get_param_importances(
         study, evaluator=FanovaImportanceEvaluator(seed=0), params=sorted(varied), target=target
     )
@@ -147,14 +196,14 @@ def importances(study: Study) -> dict[str, float]:
 
 def draw_study(study: Study, folder: Path) -> list[Path]:
     """Draw history, curves, importance, slices, parallel coordinates or the Pareto front; returns the pictures."""
-    place = objective_place(study)
+    index = iou_index(study)
     many = len(study.directions) > 1
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not complete:
         return []
     named: dict[str, Any] = {"target_name": "mean IoU, validation"}
     if many:
-        named["target"] = lambda one: one.values[place]
+        named["target"] = lambda one: one.values[index]
     params = sorted({name for one in complete for name in one.params})
     drawn: dict[str, Callable[[], Any]] = {"history": lambda: plots.plot_optimization_history(study, **named)}
     if not many:

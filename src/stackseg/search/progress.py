@@ -9,15 +9,15 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-# attributes of a trial: why it failed, or which one it makes once more
-FAILURE, AGAIN = "failure", "again"
-# and what the one before met that may, or may not, have been its own fault
-MET = "met"
+# attributes of a trial
+RUN_ID, FOLD_SCORES, WORKER = "run_id", "fold_scores", "worker"
+# why it failed, which trial it repeats, and the error that ended that one
+FAILURE, REPEATS, EARLIER_ERROR = "failure", "again", "met"
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How far a study is: trials that count as finished by how they ended, and those at work."""
+class StudyProgress:
+    """Trials of a study that count as finished, by how they ended, and those that are running."""
 
     num_complete: int
     num_pruned: int
@@ -26,46 +26,51 @@ class Standing:
 
     @property
     def num_finished(self) -> int:
-        """Trials that are done with; interrupted ones, and ones that another worker took up, are not among them."""
+        """Complete, pruned and failed trials; interrupted and repeated ones are not among them."""
         return self.num_complete + self.num_pruned + self.num_failed
 
 
-def standing_of(trials: Sequence[FrozenTrial]) -> Standing:
+def progress_of(trials: Sequence[FrozenTrial]) -> StudyProgress:
     """Count trials by how they ended; failed are those that failed for a reason of their own."""
     states = [one.state for one in trials]
-    again = taken_up(trials)
-    failed = [one for one in trials if one.state == TrialState.FAIL and one.number not in again]
-    return Standing(
+    repeated = repeated_trials(trials)
+    return StudyProgress(
         num_complete=states.count(TrialState.COMPLETE),
         num_pruned=states.count(TrialState.PRUNED),
-        # a trial that has cost two workers their lives is not tried a third time
-        num_failed=sum(FAILURE in one.user_attrs or "retry_history" in one.system_attrs for one in failed),
+        num_failed=sum(_has_failed(one) for one in trials if one.number not in repeated),
         num_running=states.count(TrialState.RUNNING),
     )
 
 
-def hand_back(study: Study, number: int, params: Mapping[str, Any], error: str | None = None) -> None:
-    """Queue the params of a trial that was interrupted, or met an error, so that nothing of the study is lost."""
+def requeue(study: Study, number: int, params: Mapping[str, Any], error: str | None = None) -> None:
+    """Queue the params of an interrupted trial, with the error that may, or may not, have been its own fault."""
     if params:
-        study.enqueue_trial(dict(params), user_attrs={AGAIN: number} | ({} if error is None else {MET: error}))
+        study.enqueue_trial(
+            dict(params), user_attrs={REPEATS: number} | ({} if error is None else {EARLIER_ERROR: error})
+        )
 
 
-def hand_back_lost(study: Study) -> None:
-    """Queue what was interrupted and could not be handed back then, as on a full disk."""
+def requeue_interrupted(study: Study) -> None:
+    """Queue trials that were interrupted and could not be queued then, as on a full disk."""
     trials = study.get_trials(deepcopy=False)
-    again = taken_up(trials)
+    repeated = repeated_trials(trials)
     for one in trials:
-        given_up = FAILURE in one.user_attrs or "retry_history" in one.system_attrs
-        if one.state == TrialState.FAIL and one.number not in again and not given_up:
-            # it may have been queued, and have ended before it chose anything
-            hand_back(study, one.number, one.params or one.system_attrs.get("fixed_params", {}))
+        if one.state == TrialState.FAIL and one.number not in repeated and not _has_failed(one):
+            # a queued trial may have ended before it chose anything
+            requeue(study, one.number, one.params or one.system_attrs.get("fixed_params", {}))
 
 
-def retried(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials whose workers died, and which others make, or made, once more."""
+def retried_trials(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the trials whose workers died, and which were queued again."""
     return {number for one in trials for number in one.system_attrs.get("retry_history", [])}
 
 
-def taken_up(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials that others make, or made, once more."""
-    return retried(trials) | {one.user_attrs[AGAIN] for one in trials if AGAIN in one.user_attrs}
+def repeated_trials(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of all trials that were queued again, for whatever reason."""
+    return retried_trials(trials) | {one.user_attrs[REPEATS] for one in trials if REPEATS in one.user_attrs}
+
+
+def _has_failed(trial: FrozenTrial) -> bool:
+    """Return whether a trial failed for a reason of its own, or cost two workers their lives: it is not repeated."""
+    given_up = FAILURE in trial.user_attrs or "retry_history" in trial.system_attrs
+    return trial.state == TrialState.FAIL and given_up

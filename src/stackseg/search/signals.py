@@ -1,4 +1,4 @@
-"""Signals that ask a search to end, kept from breaking off what must be closed first."""
+"""Signals that ask a search to end."""
 
 from __future__ import annotations
 
@@ -6,35 +6,51 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Self
 
 
 class Interrupts:
-    """Signals noted until they are asked for: raised amid a library's callback, an interrupt may be swallowed there.
+    """A context in which signals are recorded instead of raised: inside a library's callback one may be swallowed.
 
     Parameters
     ----------
     *numbers
-        Signals to be noted instead of handled as before.
+        Signals to be recorded; after the context they are handled as before.
     patience
-        Seconds after which the first of them is raised after all, wherever the process is; None for never.
+        Seconds after which the first of them is raised after all; None for never.
     """
 
     def __init__(self, *numbers: int, patience: int | None = None) -> None:
         self.asked = False
+        self._numbers = numbers
         self._patience = patience
-        self._former = {number: signal.signal(number, self._note) for number in numbers}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._record) for number in self._numbers}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def raise_asked(self) -> None:
         """Raise KeyboardInterrupt if one of the signals has come."""
         if self.asked:
             raise KeyboardInterrupt
 
-    def restore(self) -> None:
-        """Handle the signals as before."""
-        for number, former in self._former.items():
-            signal.signal(number, former)
+    def raise_from_now_on(self) -> None:
+        """Let the signals raise KeyboardInterrupt at once."""
+        for number in self._numbers:
+            signal.signal(number, signal.default_int_handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    @contextmanager
+    def ignored_by_children(self) -> Iterator[None]:
+        """Let processes that start inside ignore SIGINT: in the middle of its imports one would print a traceback."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        yield
+        signal.signal(signal.SIGINT, self._record)
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if not self.asked and self._patience is not None:
             signal.signal(signal.SIGALRM, signal.default_int_handler)
             signal.alarm(self._patience)
@@ -42,20 +58,6 @@ class Interrupts:
 
 
 def ending_signals() -> list[int]:
-    """Return the signals by which a search is asked to end; nohup's wish to outlive its terminal is respected."""
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]  # the latter is sent before a machine is taken away
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
-        numbers.append(hangup)
-    return numbers
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let every signal that asks a search to end interrupt it, so that its run is closed."""
-    former = {number: signal.signal(number, signal.default_int_handler) for number in ending_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    """Return the signals that ask a search to end; under nohup, SIGHUP is not among them."""
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]  # SIGTERM is sent before a machine is taken away
+    return numbers if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*numbers, signal.SIGHUP]

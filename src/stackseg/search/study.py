@@ -1,4 +1,4 @@
-"""A study: created once, known again, and its best trials."""
+"""A study: created once, compared with what it began with when it is joined or resumed, and its best trials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from stackseg.dataset.records import Catalog
 from stackseg.errors import StoreError
 from stackseg.model.code_digest import code_digest
-from stackseg.search.progress import hand_back_lost, standing_of
+from stackseg.search.progress import progress_of, requeue_interrupted
 from stackseg.search.samplers import DIRECTIONS, build_pruner
 from stackseg.search.space.space import Space
 from stackseg.training.augmentation import load_pipeline
@@ -26,9 +26,7 @@ from stackseg.training.export import trained_with
 # attributes of a study
 IDENTITY, STUDY_ID = "stackseg.identity", "stackseg.id"
 HEARTBEAT, NUM_KEPT = "stackseg.heartbeat", "stackseg.num_kept"
-# attributes of a trial
-RUN_ID, FOLD_SCORES, WORKER = "run_id", "fold_scores", "worker"
-# a study between two trials is still at work
+# a study that is between two trials for so long is still running
 _PAUSE_S = 3
 _CREATION_TIMEOUT_S = 30
 
@@ -45,20 +43,20 @@ def open_study(storage: BaseStorage, name: str, space: Space, catalog: Catalog, 
     space, catalog
         What is searched, and on which planes: a stored study must be about the same.
     resume
-        Whether one that is there may be gone on with although nobody is at work on it.
+        Whether a study that is there may go on although nobody works on it.
 
     Raises
     ------
     StoreError
-        It is there and nobody resumes it, is not there to be resumed, or is about something else.
+        It is there but not to be resumed, is to be resumed but not there, or searches something else.
     """
-    params = space.present
+    params = space.params
     identity = identity_of(space, catalog)
     pruner = build_pruner(space)
     exists = name in optuna.get_all_study_names(storage)
     if resume and not exists:
         raise StoreError(
-            f"there is no study '{name}' to go on with", where="--resume", remedy="leave --resume out to begin it"
+            f"there is no study '{name}' to resume", where="--resume", remedy="leave --resume out to begin it"
         )
     if not exists:
         try:
@@ -77,33 +75,34 @@ def open_study(storage: BaseStorage, name: str, space: Space, catalog: Catalog, 
             study.enqueue_trial(space.first_trial())
             study.set_user_attr(IDENTITY, identity)
             study.set_user_attr(HEARTBEAT, params.search.heartbeat)
-            study.set_user_attr(STUDY_ID, uuid.uuid4().hex)  # the last step: the others wait for it
+            study.set_user_attr(STUDY_ID, uuid.uuid4().hex)  # last: others wait for it
             return study, True
     study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
     _wait_until_created(study)
     _require_same(study, identity)
     _require_same_heartbeat(study, params.search.heartbeat)
-    if exists and not resume and not _is_at_work(study):
-        standing = standing_of(study.get_trials(deepcopy=False))
+    is_running = _is_running(study)
+    if exists and not resume and not is_running:
+        progress = progress_of(study.get_trials(deepcopy=False))
         raise StoreError(
-            f"the study '{name}' is there already, with {standing.num_finished} finished trials",
+            f"the study '{name}' is there already, with {progress.num_finished} finished trials",
             where="--study",
             remedy="--resume goes on with it, --study NAME begins another",
         )
-    if resume and not _is_at_work(study):
-        hand_back_lost(study)
+    if resume and not is_running:
+        requeue_interrupted(study)
     return study, False
 
 
 def load_study(storage: BaseStorage, name: str, space: Space, sampler: BaseSampler) -> Study:
-    """Return a study that is known to be there, for a worker."""
+    """Return a study that exists, for a worker."""
     return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=build_pruner(space))
 
 
 def identity_of(space: Space, catalog: Catalog) -> dict[str, Any]:
-    """Return what all trials of a study have in common: with anything else, their values could not be compared."""
-    params = space.present
-    # a key that counts only at times holds params.yaml's value at others
+    """Return what all trials of a study have in common: without it their values could not be compared."""
+    params = space.params
+    # a key with a condition has params.yaml's value while that does not hold, so it stays among the fixed ones
     varied = [key for key, entry in params.search.space.items() if not entry.when]
     fixed = {
         key: value
@@ -117,23 +116,23 @@ def identity_of(space: Space, catalog: Catalog) -> dict[str, Any]:
         "folds": params.search.folds,
         "fixed": fixed,
         "catalog": catalog.digest(),
-        # params have their names only
+        # params have the names of the files only
         "pipelines": {file: load_pipeline(file) for file in space.augment_files()},
-        # trials describe the folds by themselves
+        # trials on folds describe their own catalogues
         "code": code_digest() if params.search.folds is None else code_digest("catalog"),
     }
 
 
 def fail_stale_trials(study: Study) -> None:
-    """Fail the trials whose workers have died, and have them made once more; see `stale_callback`."""
+    """Fail the trials whose workers have died, and queue them once more; see `stale_callback`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
 
 
 def num_kept(study: Study, asked: int | None) -> int:
-    """Return of how many of the best trials bundles are kept: as asked now, or else as last time, or else one."""
-    if asked is None:  # and not noted: another machine may be about to note what it was asked for
+    """Return how many bundles of the best trials are kept: as asked now, or else as last time, or else one."""
+    if asked is None:  # and record nothing: another machine may be about to record what it was asked for
         before: int = study.user_attrs.get(NUM_KEPT, 1)
         return before
     study.set_user_attr(NUM_KEPT, asked)
@@ -143,14 +142,14 @@ def num_kept(study: Study, asked: int | None) -> int:
 def best_trials(study: Study) -> list[FrozenTrial]:
     """Return the completed trials, best first; with several objectives the Pareto front, by mean IoU."""
     if len(study.directions) > 1:
-        place = objective_place(study)
-        return sorted(study.best_trials, key=lambda one: -one.values[place])
+        index = iou_index(study)
+        return sorted(study.best_trials, key=lambda one: -one.values[index])
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(complete, key=lambda one: (-(one.value or 0.0), one.number))
 
 
-def objective_place(study: Study) -> int:
-    """Return which of a study's objectives is the mean IoU, the only one to be maximised."""
+def iou_index(study: Study) -> int:
+    """Return the index of the mean IoU among a study's objectives: the only one that is maximised."""
     return study.directions.index(StudyDirection.MAXIMIZE)
 
 
@@ -159,7 +158,7 @@ def _wait_until_created(study: Study) -> None:
     while STUDY_ID not in study.user_attrs:
         if time.monotonic() > deadline:
             raise StoreError(
-                f"the study '{study.study_name}' was not made by stackseg, or left half-made",
+                f"the study '{study.study_name}' was not created by stackseg, or only half created",
                 where="--study",
                 remedy="choose another name",
             )
@@ -196,21 +195,21 @@ def _require_same_heartbeat(study: Study, heartbeat: int) -> None:
     if begun_with != heartbeat:
         raise StoreError(
             f"search.heartbeat is {heartbeat} since study '{study.study_name}' began",
-            expected=f"{begun_with}: who expects more frequent signs of life takes others' trials for dead",
+            expected=f"{begun_with}: with a shorter one, trials of other workers would be taken for dead",
             where="params.yaml",
             remedy="set it back, or begin another study with --study NAME",
         )
 
 
-def _is_at_work(study: Study) -> bool:
-    """Return whether a worker somewhere makes trials; only where there are heartbeats, a dead one's do not count."""
+def _is_running(study: Study) -> bool:
+    """Return whether a worker somewhere makes trials; without heartbeats, a dead worker seems to."""
     deadline = time.monotonic() + _PAUSE_S
     while time.monotonic() < deadline:
         fail_stale_trials(study)
         trials = study.get_trials(deepcopy=False)
         if any(one.state == TrialState.RUNNING for one in trials):
             return True
-        if [one.state for one in trials] == [TrialState.WAITING]:  # just made: nobody has begun
+        if [one.state for one in trials] == [TrialState.WAITING]:  # it was created just now
             return True
         time.sleep(0.1)
     return False

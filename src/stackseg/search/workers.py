@@ -9,11 +9,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
-from pathlib import Path
 from uuid import uuid4
 
 import mlflow
@@ -22,68 +22,42 @@ from mlflow.exceptions import MlflowException
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
-from stackseg.dataset.records import Catalog
 from stackseg.environment import quieten_libraries
 from stackseg.errors import MachineError, StacksegError
-from stackseg.params import Params
-from stackseg.search.objective import Bench, TrialError, make_trial, tidy_bundles
-from stackseg.search.progress import standing_of
-from stackseg.search.pruning_callback import TrialTaken
-from stackseg.search.retry import end_trials_of, stale_callback
+from stackseg.search.mlflow_runs import close_study_run
+from stackseg.search.objective import SearchJob, TrialContext, TrialError, remove_surplus_bundles, run_trial
+from stackseg.search.progress import progress_of
+from stackseg.search.pruning_callback import TrialTakenOver
+from stackseg.search.retry import StaleWatch, fail_trials_of, stale_callback
 from stackseg.search.samplers import build_sampler
 from stackseg.search.signals import Interrupts, ending_signals
 from stackseg.search.space.parse import read_space
-from stackseg.search.storage import GRACE, has_heartbeat, open_storage
+from stackseg.search.storage import has_heartbeat, open_storage
 from stackseg.search.storage_errors import as_storage_error, is_storage_error, storage_errors
-from stackseg.search.study import fail_stale_trials, load_study
-from stackseg.search.wakefulness import Wakefulness
+from stackseg.search.study import load_study
 from stackseg.tracking.store import prepare_store
 from stackseg.tracking.store_errors import as_store_error
 from stackseg.tracking.uri import shown_uri
-from stackseg.training.train import Machine
 
 POLL_S = 1.0
 # a worker that is told to end has one step to finish and a run to close
 _ENDING_S = 60
-# ... after which it is interrupted wherever it may be
+# after so long it is interrupted wherever it is
 _PATIENCE_S = 30
 
 
-@dataclass(frozen=True)
-class Order:
-    """What a search is told; each worker process gets a copy."""
-
-    params: Params
-    catalog: Catalog
-    data: Path
-    root: Path
-    url: str
-    study: str
-    folder: Path
-    checkpoints: Path
-    parent_run: str
-    machine: Machine
-    num_trials: int
-    num_workers: int
-    num_kept: int
-    seed: int
-    """Of the samplers: each worker adds its place."""
-    deadline: float | None
-    """Seconds since the epoch after which no trial begins."""
-
-
-def run_workers(
-    order: Order,
+def run_search(
+    job: SearchJob,
     study: Study,
     *,
     on_change: Callable[[Sequence[FrozenTrial]], None],
     on_interrupt: Callable[[], None],
 ) -> None:
-    """Start the workers, tell of every change of the study, and return when they have ended.
+    """Let worker processes make the trials, and close the study's run however that ends.
 
     Parameters
     ----------
-    order
+    job
         What to do.
     study
         The study, to be watched.
@@ -95,155 +69,154 @@ def run_workers(
     Raises
     ------
     StacksegError
-        A worker met an error that is not of one trial; the others have been ended, and their trials handed back.
+        A worker met an error that is not one trial's; the others have been ended, and their trials queued again.
     KeyboardInterrupt
         The search was interrupted; workers and runs are closed.
     """
+
+    def close(status: str) -> None:
+        close_study_run(study, job.parent_run, job.experiment_id, status, job.lock_file)
+
+    with Interrupts(*ending_signals()) as interrupts:
+        try:
+            _run_workers(job, study, interrupts, on_change, on_interrupt)
+            close("FINISHED")
+        except KeyboardInterrupt:
+            close("KILLED")
+            raise
+        except Exception:
+            with suppress(Exception):  # on a full disk this fails as well, and would hide the reason
+                close("FAILED")
+            raise
+
+
+def _run_workers(
+    job: SearchJob,
+    study: Study,
+    interrupts: Interrupts,
+    on_change: Callable[[Sequence[FrozenTrial]], None],
+    on_interrupt: Callable[[], None],
+) -> None:
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     workers: list[tuple[BaseProcess, Connection]] = []
-    on_stale = stale_callback(order.checkpoints)
-    taken_up: set[str] = set()
+    on_stale = stale_callback(job.checkpoints)
+    known_dead: set[str] = set()
 
-    def take_up() -> None:
-        """Take up the trials of workers that have died since the last time."""
+    def retry_trials_of_dead_workers() -> None:
         for process, _ in workers:
-            if not process.is_alive() and process.name not in taken_up:
-                taken_up.add(process.name)
-                end_trials_of(process.name, study, on_stale)
+            if not process.is_alive() and process.name not in known_dead:
+                known_dead.add(process.name)
+                fail_trials_of(process.name, study, on_stale)
 
-    interrupts = Interrupts(*ending_signals())
     try:
-        # a child that is about to start would end with a traceback
-        noting = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for place in range(order.num_workers):
-            ours, theirs = context.Pipe(duplex=False)
-            # of all machines and searches, one worker has this name
-            name = f"worker {place} {uuid4().hex}"
-            arguments = (order, place, name, os.getpid(), theirs, stop)
-            process = context.Process(target=_work, args=arguments, name=name)
-            process.start()
-            theirs.close()
-            workers.append((process, ours))
-        signal.signal(signal.SIGINT, noting)
-        awake = Wakefulness(GRACE * order.params.search.heartbeat)
+        with interrupts.ignored_by_children():
+            for number in range(job.num_workers):
+                receiver, sender = context.Pipe(duplex=False)
+                # unique among all machines and searches
+                name = f"worker {number} {uuid4().hex}"
+                process = context.Process(target=_work, args=(job, number, name, os.getpid(), sender, stop), name=name)
+                process.start()
+                sender.close()
+                workers.append((process, receiver))
+        watch = StaleWatch(study, job.params.search.heartbeat)
         while any(process.is_alive() for process, _ in workers):
             interrupts.raise_asked()
-            with storage_errors(shown_uri(order.url)):
-                if awake.for_long():
-                    fail_stale_trials(study)  # workers look for such only between their trials
-                take_up()
+            with storage_errors(shown_uri(job.url)):
+                watch.look()  # workers do so only between their trials
+                retry_trials_of_dead_workers()
                 on_change(study.get_trials(deepcopy=False))
-            _raise_told(workers)
+            _raise_error_of(workers)
             time.sleep(POLL_S)
         interrupts.raise_asked()
-        _raise_told(workers)
-        with storage_errors(shown_uri(order.url)):
-            take_up()
+        _raise_error_of(workers)
+        with storage_errors(shown_uri(job.url)):
+            retry_trials_of_dead_workers()
             trials = study.get_trials(deepcopy=False)
         on_change(trials)
-        _require_ended_well(workers, standing_of(trials).num_finished, order.num_trials)
+        _require_ended_well(workers, progress_of(trials).num_finished, job.num_trials)
     except KeyboardInterrupt:
         on_interrupt()
         raise
     finally:
         stop.set()
         _end_all(workers)
-        interrupts.restore()
+        interrupts.raise_from_now_on()
 
 
-def _work(order: Order, place: int, name: str, parent_process: int, told: Connection, stop: Event) -> None:
+def _work(job: SearchJob, number: int, name: str, parent_process: int, errors: Connection, stop: Event) -> None:
     """Make trials until there are enough; the body of a worker process."""
-    os.setpgrp()  # an interrupt from the terminal is for the parent, which passes it on, once
-    interrupts = Interrupts(signal.SIGINT, signal.SIGTERM, patience=_PATIENCE_S)
+    os.setpgrp()  # an interrupt from the terminal is for the parent, which passes it on once
     quieten_libraries()
-    threading.excepthook = _pass_over_storage_errors
-    torch.set_num_threads(share_of_threads(order.num_workers))
-    try:
-        _make_trials(order, place, name, stop, lambda: interrupts.asked or os.getppid() != parent_process)
-    except KeyboardInterrupt:
-        pass
-    except StacksegError as error:
-        told.send(error)
-    except MlflowException as error:
-        told.send(as_store_error(error, shown_uri(mlflow.get_tracking_uri())))
-    except Exception as error:
-        # Optuna runs into an assertion of its own where it cannot tell how a trial ended
-        cause = error if is_storage_error(error) else error.__context__
-        if not isinstance(cause, Exception) or not is_storage_error(cause):
-            raise
-        told.send(as_storage_error(cause, shown_uri(order.url)))
+    threading.excepthook = _hide_storage_errors
+    torch.set_num_threads(threads_per_worker(job.num_workers))
+    with Interrupts(signal.SIGINT, signal.SIGTERM, patience=_PATIENCE_S) as interrupts:
+        try:
+            _make_trials(job, number, name, stop, lambda: interrupts.asked or os.getppid() != parent_process)
+        except KeyboardInterrupt:
+            pass
+        except StacksegError as error:
+            errors.send(error)
+        except MlflowException as error:
+            errors.send(as_store_error(error, shown_uri(mlflow.get_tracking_uri())))
+        except Exception as error:
+            # Optuna fails with an assertion of its own where it cannot read how a trial ended
+            cause = error if is_storage_error(error) else error.__context__
+            if not isinstance(cause, Exception) or not is_storage_error(cause):
+                raise
+            errors.send(as_storage_error(cause, shown_uri(job.url)))
 
 
-def _pass_over_storage_errors(error: threading.ExceptHookArgs) -> None:
-    """Keep the traceback of Optuna's heartbeat from the terminal.
-
-    The training meets what has befallen the storage at its next word, or finds its trial taken up by another.
-    """
+def _hide_storage_errors(error: threading.ExceptHookArgs) -> None:
+    """Keep the traceback of Optuna's heartbeat thread off the terminal: the training meets the same error soon."""
     if not isinstance(error.exc_value, Exception) or not is_storage_error(error.exc_value):
         threading.__excepthook__(error)
 
 
-def _make_trials(order: Order, place: int, name: str, stop: Event, must_end: Callable[[], bool]) -> None:
-    ready = prepare_store(order.root, experiment=order.params.project.experiment)
-    space = read_space(order.params)
-    storage = open_storage(
-        order.url,
-        root=order.root,
-        heartbeat=order.params.search.heartbeat,
-        on_stale=stale_callback(order.checkpoints),
-    )
-    study = load_study(storage, order.study, space, build_sampler(space, order.seed + place))
-    bench = Bench(
-        space=space,
-        catalog=order.catalog,
-        data=order.data,
-        folder=order.folder,
-        checkpoints=order.checkpoints,
-        experiment_id=ready.experiment_id,
-        parent_run=order.parent_run,
-        machine=replace(order.machine, device=device_of(order.machine.device, place)),
-        num_trials=order.num_trials,
-        worker=name,
-        must_end=must_end,
-    )
-    while not stop.is_set() and (order.deadline is None or time.time() < order.deadline):
-        standing = standing_of(study.get_trials(deepcopy=False))
-        if standing.num_finished >= order.num_trials or must_end():
+def _make_trials(job: SearchJob, number: int, name: str, stop: Event, must_end: Callable[[], bool]) -> None:
+    prepare_store(job.root, experiment=job.params.project.experiment)
+    space = read_space(job.params)
+    storage = open_storage(job.url, heartbeat=job.params.search.heartbeat, on_stale=stale_callback(job.checkpoints))
+    study = load_study(storage, job.study, space, build_sampler(space, job.seed + number))
+    machine = replace(job.machine, device=worker_device(job.machine.device, number))
+    context = TrialContext(job=job, space=space, machine=machine, worker=name, must_end=must_end)
+    while not stop.is_set() and (job.deadline is None or time.time() < job.deadline):
+        progress = progress_of(study.get_trials(deepcopy=False))
+        if progress.num_finished >= job.num_trials or must_end():
             return
-        if standing.num_finished + standing.num_running >= order.num_trials:
-            # the last ones are being made: should their workers die, the search finds it out and they are queued
+        if progress.num_finished + progress.num_running >= job.num_trials:
+            # the last ones are running: should their workers die, the search notices it and queues them again
             if not has_heartbeat(storage):
                 return
             time.sleep(POLL_S)
             continue
-        _make_one(study, bench)
-        # one that has left the best may come back to a Pareto front, when another pushes out two
-        tidy_bundles(study, order.folder, order.num_kept if len(study.directions) == 1 else None)
+        _make_one_trial(study, context)
+        # of a Pareto front nothing is cut off: a bundle that left the best may come back when another pushes out two
+        remove_surplus_bundles(study, job.folder, job.num_kept if len(study.directions) == 1 else None)
 
 
-def _make_one(study: Study, bench: Bench) -> None:
-    taken: list[int] = []
+def _make_one_trial(study: Study, context: TrialContext) -> None:
+    taken_over: list[int] = []
 
     def objective(trial: Trial) -> float | tuple[float, ...]:
         try:
-            return make_trial(trial, bench)
-        except TrialTaken:
-            taken.append(trial.number)
+            return run_trial(trial, context)
+        except TrialTakenOver:
+            taken_over.append(trial.number)
             raise
 
     try:
-        study.optimize(objective, n_trials=1, catch=(TrialError, TrialTaken))
-    except ValueError:  # Optuna cannot tell the end of a trial that others have ended
-        if not taken:
+        study.optimize(objective, n_trials=1, catch=(TrialError, TrialTakenOver))
+    except ValueError:  # Optuna cannot record the end of a trial that others have ended
+        if not taken_over:
             raise
     finally:
-        # only now is nothing left that holds what a failed training had: the next one would want for memory
+        # only now nothing refers to a failed training any more: the next one needs its memory
         gc.collect()
         torch.cuda.empty_cache()
 
 
-def share_of_threads(num_workers: int) -> int:
+def threads_per_worker(num_workers: int) -> int:
     """Return the threads of one worker: its share of those that a training takes, all of them if it is alone.
 
     The order of sums, and with it the last bits of a training, depend on the number of threads: a lone worker's trial
@@ -252,19 +225,19 @@ def share_of_threads(num_workers: int) -> int:
     return max(1, torch.get_num_threads() // num_workers)
 
 
-def device_of(asked: str, place: int) -> str:
-    """Return the device of one worker: each takes the next GPU, where none is named."""
+def worker_device(asked: str, number: int) -> str:
+    """Return the device of one worker: each takes the next GPU, unless one is named."""
     if asked == "cpu" or ":" in asked or not torch.cuda.is_available():
         return asked
-    return f"cuda:{place % torch.cuda.device_count()}"
+    return f"cuda:{number % torch.cuda.device_count()}"
 
 
-def _raise_told(workers: Sequence[tuple[BaseProcess, Connection]]) -> None:
-    for _, ours in workers:
-        if ours.poll():
+def _raise_error_of(workers: Sequence[tuple[BaseProcess, Connection]]) -> None:
+    for _, receiver in workers:
+        if receiver.poll():
             try:
-                raise ours.recv()
-            except EOFError:  # its process has ended without a word
+                raise receiver.recv()
+            except EOFError:  # its process ended without an error of its own
                 continue
 
 
@@ -291,5 +264,5 @@ def _end_all(workers: Sequence[tuple[BaseProcess, Connection]]) -> None:
         if process.is_alive():
             process.kill()
             process.join()
-    for _, ours in workers:
-        ours.close()
+    for _, receiver in workers:
+        receiver.close()

@@ -1,22 +1,19 @@
-"""Reading `search.space`: whatever no trial could be made of is refused before the first one."""
+"""Reading `search.space`: keys, values and conditions that cannot be are refused before the first trial."""
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
-from types import UnionType
-from typing import Any
+from graphlib import CycleError, TopologicalSorter
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import BaseModel
 
 from stackseg.errors import ParamsError
 from stackseg.params import Params
 from stackseg.params.search import SpaceEntry
-from stackseg.search.space.preflight import check_conditions, check_present, check_values, together
+from stackseg.search.space.preflight import check_conditions, check_present, check_values, with_dependent_keys
 from stackseg.search.space.space import WHERE, Dimension, Space, as_choice
 
-# what decides on the planes or on the measure stays the same for all trials, or their scores could not be compared
+# keys that decide on the planes or on the scoring stay the same for all trials, so that their scores can be compared
 SECTIONS = ("model", "augment", "train", "inference")
 
 
@@ -26,8 +23,8 @@ def read_space(params: Params) -> Space:
     Raises
     ------
     ParamsError
-        It is empty, a key is unknown, decides on the data or is a part of another, a value does not fit, conditions go
-        round in a circle or cannot be met, or the present params lie outside of it.
+        It is empty, a key is unknown, decides on the data or is part of another, a value does not fit, conditions form
+        a circle or cannot be met, or the present params lie outside of it.
     """
     entries = params.search.space
     if not entries:
@@ -40,7 +37,7 @@ def read_space(params: Params) -> Space:
     for key, entry in entries.items():
         _check_key(key, params)
         for other in entry.when:
-            params.value(other)
+            params.value(other)  # refuses an unknown key
             for varied in entries:
                 if other.startswith(f"{varied}.") or varied.startswith(f"{other}."):
                     raise ParamsError(
@@ -57,7 +54,7 @@ def read_space(params: Params) -> Space:
     for key, entry in entries.items():
         for other, values in entry.when.items():
             for value in values:
-                params.override(together({other: value}, params), f"{WHERE}.{key}.when")
+                params.override(with_dependent_keys({other: value}, params), f"{WHERE}.{key}.when")
     space = Space(tuple(_dimension(key, entries[key], params) for key in _ordered(entries)), params)
     check_values(space)
     check_conditions(space)
@@ -82,18 +79,24 @@ def _check_key(key: str, params: Params) -> None:
 
 def _dimension(key: str, entry: SpaceEntry, params: Params) -> Dimension:
     if entry.choices is not None:
-        # as params.yaml would hold them: 1 is 1.0 where a number need not be whole
-        held = [params.override(together({key: one}, params), f"{WHERE}.{key}").value(key) for one in entry.choices]
-        meaning = {as_choice(one): one for one in held}
-        if len(meaning) < len(entry.choices):
+        # as params.yaml holds them: 1 is 1.0 where a number need not be whole
+        values = [
+            params.override(with_dependent_keys({key: one}, params), f"{WHERE}.{key}").value(key)
+            for one in entry.choices
+        ]
+        param_values = {as_choice(one): one for one in values}
+        if len(param_values) < len(entry.choices):
             raise ParamsError("a choice is named twice", where=f"{WHERE}.{key}", remedy="take one out")
-        return Dimension(key, CategoricalDistribution(tuple(meaning)), entry.when, meaning)
+        return Dimension(key, CategoricalDistribution(tuple(param_values)), entry.when, param_values)
     low, high = entry.low, entry.high
     if low is None or high is None:
         raise TypeError("a range has both ends")
-    if _is_whole(key):
-        numbers = (low, high, 1 if entry.step is None else entry.step)
-        if any(one != int(one) for one in numbers):
+    numbers = (low, high, 1 if entry.step is None else entry.step)
+    are_whole = all(one == int(one) for one in numbers)
+    # params.yaml's rules say whether a key takes whole numbers only
+    lowest = with_dependent_keys({key: int(low) if are_whole else low}, params)
+    if isinstance(params.override(lowest, f"{WHERE}.{key}").value(key), int):
+        if not are_whole:
             raise ParamsError(
                 f"low {low}, high {high}, step {entry.step}", expected="whole numbers", where=f"{WHERE}.{key}"
             )
@@ -107,7 +110,7 @@ def _dimension(key: str, entry: SpaceEntry, params: Params) -> Dimension:
 
 
 def _check_step(key: str, low: float, high: float, step: float) -> None:
-    """Optuna would lower the upper end without a word that anyone reads."""
+    """Refuse steps that miss the upper end: Optuna would lower it with a warning that nobody reads."""
     end = low + int((high - low) / step) * step
     if abs((high - low) / step - round((high - low) / step)) > 1e-9:
         raise ParamsError(
@@ -117,31 +120,13 @@ def _check_step(key: str, low: float, high: float, step: float) -> None:
         )
 
 
-def _is_whole(key: str) -> bool:
-    """Return whether the typed section holds whole numbers under a key."""
-    model: type[BaseModel] = Params
-    annotation: Any = None
-    for name in key.split("."):
-        field = model.model_fields.get(name)
-        if field is None:  # inside a mapping, such as the weights of train.loss
-            return False
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    kinds = typing.get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return int in kinds and float not in kinds
-
-
 def _ordered(entries: Mapping[str, SpaceEntry]) -> list[str]:
-    """Return the keys so that each comes behind those that its condition asks for."""
-    ordered: list[str] = []
-    waiting = list(entries)
-    while waiting:
-        free = [key for key in waiting if not any(other in waiting for other in entries[key].when)]
-        if not free:
-            raise ParamsError(
-                f"the conditions of {', '.join(waiting)} go round in a circle", where=WHERE, remedy="take one out"
-            )
-        ordered.extend(free)
-        waiting = [key for key in waiting if key not in free]
-    return ordered
+    """Return the keys so that each comes after those that its condition names."""
+    conditions = {key: [other for other in entry.when if other in entries] for key, entry in entries.items()}
+    try:
+        return list(TopologicalSorter(conditions).static_order())
+    except CycleError as error:
+        circle = sorted(set(error.args[1]))
+        raise ParamsError(
+            f"the conditions of {', '.join(circle)} go round in a circle", where=WHERE, remedy="take one out"
+        ) from None

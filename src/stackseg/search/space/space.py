@@ -17,35 +17,35 @@ from stackseg.errors import ParamsError
 from stackseg.params import Params
 
 WHERE = "search.space"
-# of a space that is tried whole
-MOST_POINTS = 100_000
+# of a space whose points are all tried
+MAX_POINTS = 100_000
 NETWORK_KEYS = ("model.architecture", "model.encoder", "model.encoder_weights")
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One dotted key: its distribution, what a suggested value stands for, and the condition under which it counts."""
+    """One dotted key: its distribution, the conditions under which it counts, and what each choice stands for."""
 
     key: str
     distribution: BaseDistribution
     when: Mapping[str, list[Any]]
-    meaning: Mapping[Any, Any] | None = None
+    param_values: Mapping[Any, Any] | None = None
 
     def suggest(self, trial: Trial) -> Any:
         """Let the trial choose."""
         one = self.distribution
         if isinstance(one, CategoricalDistribution):
-            return self.value_of(trial.suggest_categorical(self.key, one.choices))
+            return self.param_value(trial.suggest_categorical(self.key, one.choices))
         if isinstance(one, IntDistribution):
             return trial.suggest_int(self.key, one.low, one.high, step=one.step, log=one.log)
         if isinstance(one, FloatDistribution):
-            return self.value_of(trial.suggest_float(self.key, one.low, one.high, step=one.step, log=one.log))
+            return self.param_value(trial.suggest_float(self.key, one.low, one.high, step=one.step, log=one.log))
         raise TypeError(type(one).__name__)
 
-    def value_of(self, suggested: Any) -> Any:
-        """Return what params.yaml would hold for a value of Optuna's."""
-        if self.meaning is not None:
-            return self.meaning[suggested]
+    def param_value(self, suggested: Any) -> Any:
+        """Return params.yaml's value for one of Optuna's."""
+        if self.param_values is not None:
+            return self.param_values[suggested]
         one = self.distribution
         if isinstance(one, FloatDistribution) and one.step is not None:
             return _on_step(one, round((suggested - one.low) / one.step))
@@ -55,60 +55,60 @@ class Dimension:
         """Return the same dimension without its conditions on some keys."""
         return replace(self, when={key: values for key, values in self.when.items() if key not in keys})
 
-    def holds(self, value: Any) -> bool:
-        """Return whether a trial may have a value, given as params.yaml would hold it."""
-        suggested = self.suggested_for(value)
+    def contains(self, value: Any) -> bool:
+        """Return whether a trial may have a value of params.yaml's."""
+        suggested = self.optuna_value(value)
         try:
             return bool(self.distribution._contains(self.distribution.to_internal_repr(suggested)))
         except (ValueError, TypeError):
             return False
 
-    def shown(self) -> str:
-        """Return its values as people would name them."""
+    def text(self) -> str:
+        """Return its values for a message."""
         one = self.distribution
         if isinstance(one, IntDistribution | FloatDistribution):
             step = f" in steps of {one.step}" if one.step not in (None, 1) else ""
             return f"{one.low} to {one.high}{step}"
-        return ", ".join(str(value) for value in (self.meaning or {}).values())
+        return ", ".join(str(value) for value in (self.param_values or {}).values())
 
-    def suggested_for(self, value: Any) -> Any:
+    def optuna_value(self, value: Any) -> Any:
         """Return Optuna's value for one of params.yaml's."""
-        return value if self.meaning is None else as_choice(value)
+        return value if self.param_values is None else as_choice(value)
 
 
 @dataclass(frozen=True)
 class Space:
-    """All dimensions, each behind those that its condition asks for, around the present params."""
+    """All dimensions, each after those that its condition names, and the present params, which are trial 0."""
 
     dimensions: tuple[Dimension, ...]
-    present: Params
+    params: Params
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Let a trial choose; returns dotted key to value, of the dimensions that count."""
         chosen: dict[str, Any] = {}
         for one in self.dimensions:
-            if condition_holds(one.when, chosen, self.present):
+            if condition_holds(one.when, chosen, self.params):
                 chosen[one.key] = one.suggest(trial)
         return chosen
 
     def overrides(self, suggested: Mapping[str, Any]) -> dict[str, Any]:
         """Return dotted key to value for the parameters that Optuna stored of a trial."""
-        return {one.key: one.value_of(suggested[one.key]) for one in self.dimensions if one.key in suggested}
+        return {one.key: one.param_value(suggested[one.key]) for one in self.dimensions if one.key in suggested}
 
     def first_trial(self) -> dict[str, Any]:
         """Return the present params as Optuna's parameters."""
         chosen: dict[str, Any] = {}
         for one in self.dimensions:
-            if condition_holds(one.when, chosen, self.present):
-                chosen[one.key] = self.present.value(one.key)
-        return {one.key: one.suggested_for(chosen[one.key]) for one in self.dimensions if one.key in chosen}
+            if condition_holds(one.when, chosen, self.params):
+                chosen[one.key] = self.params.value(one.key)
+        return {one.key: one.optuna_value(chosen[one.key]) for one in self.dimensions if one.key in chosen}
 
     def augment_files(self) -> list[str]:
-        """Return the pipelines of augmentation that a trial may read."""
+        """Return the augmentation pipelines that a trial may read."""
         files = [
-            value for one in self.dimensions if one.key == "augment.file" for value in (one.meaning or {}).values()
+            value for one in self.dimensions if one.key == "augment.file" for value in (one.param_values or {}).values()
         ]
-        return [one for one in dict.fromkeys([self.present.augment.file, *files]) if one is not None]
+        return [one for one in dict.fromkeys([self.params.augment.file, *files]) if one is not None]
 
     def grid(self) -> dict[str, list[Any]]:
         """Return every value of every dimension, for samplers that try all.
@@ -118,35 +118,42 @@ class Space:
         ParamsError
             A range has no step, or there are too many points.
         """
-        self._require_few_points()
-        return {one.key: list(_all_values(one)) for one in self.dimensions}
+        values = {one.key: list(itertools.islice(_all_values(one), MAX_POINTS + 1)) for one in self.dimensions}
+        if math.prod(map(len, values.values())) > MAX_POINTS:
+            raise ParamsError(
+                f"more than {MAX_POINTS} points",
+                expected="a space that can be tried whole",
+                where=WHERE,
+                remedy="take keys or values out, or choose another search.sampler.name",
+            )
+        return values
 
-    def most(self, key: str) -> int:
+    def max_value(self, key: str) -> int:
         """Return the largest whole number that a trial may have under a key."""
-        values: list[int] = [self.present.value(key)]  # outside of the space, or while a condition of it does not hold
+        values: list[int] = [self.params.value(key)]  # of a key that is not in the space, or does not count at times
         for one in self.dimensions:
             if one.key == key:
-                values.extend((one.meaning or {}).values())
+                values.extend((one.param_values or {}).values())
                 if isinstance(one.distribution, IntDistribution):
                     values.append(one.distribution.high)
         return max(values)
 
     def describe(self) -> dict[str, Any]:
-        """Return the space as plain JSON, by which a stored study is known again."""
-        entries = self.present.search.space
+        """Return the space as plain JSON, to be compared with that of a stored study."""
+        entries = self.params.search.space
         return {key: entries[key].model_dump(mode="json", exclude_defaults=True) for key in sorted(entries)}
 
     def networks(self) -> Iterator[dict[str, Any]]:
-        """Yield every combination of architecture, encoder and its weights that a trial may come to."""
+        """Yield every combination of architecture, encoder and weights that a trial may have."""
         named = [one for one in self.dimensions if one.key in NETWORK_KEYS]
         varied = {one.key for one in self.dimensions} - {one.key for one in named}
-        told: list[dict[str, Any]] = []
+        known: list[dict[str, Any]] = []
         # a condition on another key that varies may hold or not
-        for present in itertools.product(*([True, False] if varied & set(one.when) else [True] for one in named)):
-            counting = [one.without(varied) for one, holds in zip(named, present, strict=True) if holds]
+        for holding in itertools.product(*([True, False] if varied & set(one.when) else [True] for one in named)):
+            counting = [one.without(varied) for one, holds in zip(named, holding, strict=True) if holds]
             for point in self._points(counting):
-                if point not in told:
-                    told.append(point)
+                if point not in known:
+                    known.append(point)
                     yield point
 
     def num_points(self) -> int:
@@ -157,17 +164,8 @@ class Space:
         ParamsError
             A range has no step, or there are too many points.
         """
-        self._require_few_points()
+        self.grid()  # refuses a space with too many
         return sum(1 for _ in self._points(self.dimensions))
-
-    def _require_few_points(self) -> None:
-        if math.prod(_num_values(one) for one in self.dimensions) > MOST_POINTS:
-            raise ParamsError(
-                f"more than {MOST_POINTS} points",
-                expected="a space that can be tried whole",
-                where=WHERE,
-                remedy="take keys or values out, or choose another search.sampler.name",
-            )
 
     def _points(self, dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
         """Yield each combination of values once, as dotted key to value, of the dimensions that count."""
@@ -177,28 +175,18 @@ class Space:
                 yield chosen
                 return
             one = dimensions[depth]
-            if not condition_holds(one.when, chosen, self.present):
+            if not condition_holds(one.when, chosen, self.params):
                 yield from below(depth + 1, chosen)
                 return
             for value in _all_values(one):
-                yield from below(depth + 1, {**chosen, one.key: one.value_of(value)})
+                yield from below(depth + 1, {**chosen, one.key: one.param_value(value)})
 
         yield from below(0, {})
 
 
-def condition_holds(when: Mapping[str, Sequence[Any]], chosen: Mapping[str, Any], present: Params) -> bool:
-    """Return whether a condition holds for some chosen values, dotted key to value, beside the present params."""
-    return all((chosen[key] if key in chosen else present.value(key)) in values for key, values in when.items())
-
-
-def _num_values(one: Dimension) -> int:
-    """Return how many values a dimension has; of a range without a step, which is refused later, one."""
-    distribution = one.distribution
-    if isinstance(distribution, CategoricalDistribution):
-        return len(distribution.choices)
-    if isinstance(distribution, IntDistribution | FloatDistribution) and distribution.step is not None:
-        return round((distribution.high - distribution.low) / distribution.step) + 1
-    return 1
+def condition_holds(when: Mapping[str, Sequence[Any]], chosen: Mapping[str, Any], params: Params) -> bool:
+    """Return whether a condition holds for chosen values, dotted key to value, on top of params."""
+    return all((chosen[key] if key in chosen else params.value(key)) in values for key, values in when.items())
 
 
 def _all_values(one: Dimension) -> Iterator[Any]:
