@@ -32,8 +32,8 @@ PARAMETERS = {
 }
 ANSWER = {
     "mask": "Class indices in the form named by `output`, as base64.",
-    "probabilities": "Probabilities (planes, classes, Y, X) as a TIFF in base64, if asked for. With `npz` they are in the "
-    "same file as the mask.",
+    "probabilities": "Probabilities (planes, classes, Y, X) as a TIFF in base64, if asked for. With `npz` they are in "
+    "the file of the mask.",
     "output": "Form of the mask.",
     "shape": "Shape of the mask.",
     "classes": "Names of the classes, in the order of their indices.",
@@ -170,7 +170,8 @@ def _with_subverbs(name: str, verb: Any) -> Iterator[tuple[str, Any]]:
 def _verb(name: str, verb: Any) -> str:
     shown = [one for one in verb.params if one.name != "help" and not one.hidden]
     arguments = [one for one in shown if one.param_type_name == "argument"]
-    usage = " ".join([name, *(_metavar(one) for one in arguments), *(["[OPTIONS]"] if len(shown) > len(arguments) else [])])
+    options = ["[OPTIONS]"] if len(shown) > len(arguments) else []
+    usage = " ".join([name, *(_metavar(one) for one in arguments), *options])
     text = f"\n### {name}\n\n{verb.help}\n\n```text\n{usage}\n```\n\n"
     rows = []
     for one in shown:
@@ -199,7 +200,8 @@ def server_page() -> str:
     """Return request and answer of the served model."""
     intro = (ROOT / "docs" / "reference" / "server.intro.txt").read_text(encoding="utf-8")
     parameters = [
-        (f"`{one.name}`", one.dtype.name, _code(one.default), _meaning(PARAMETERS, one.name)) for one in SIGNATURE.params
+        (f"`{one.name}`", one.dtype.name, _code(one.default), _meaning(PARAMETERS, one.name))
+        for one in SIGNATURE.params
     ]
     answer = [
         (f"`{one.name}`", _kind(one) + ("" if one.required else " or null"), _meaning(ANSWER, one.name))
