@@ -38,8 +38,10 @@ write_values(
         "data.classes": [first | {"name": "background"}, second | {"name": "nucleus"}],
         "split.method": "random",
         "intensity.scope": "plane",
-        "train.epochs": 2,
-        "train.validate_every": 1,
+        "train.patch_size": 128,
+        "train.batch_size": 16,
+        "train.lr": 0.002,
+        "train.epochs": 4,
     },
 )
 P
@@ -48,7 +50,7 @@ git add --all . && git -c user.name=tutorial -c user.email=tutorial@example.org 
 record repro dvc repro
 record metrics dvc metrics show --md
 record promote stackseg promote
-record experiment dvc exp run -S train.epochs=4
+record experiment dvc exp run -S train.epochs=12
 record experiments dvc exp show --only-changed --md
 record gate bash -c 'stackseg promote; echo "exit code $?"'
 record models stackseg models
