@@ -50,7 +50,7 @@ git add --all . && git -c user.name=tutorial -c user.email=tutorial@example.org 
 record repro dvc repro
 record metrics dvc metrics show --md
 record promote stackseg promote
-record experiment dvc exp run -S train.epochs=12
+record experiment dvc exp run -S train.lr=0.005 
 record experiments dvc exp show --only-changed --md
 record gate bash -c 'stackseg promote; echo "exit code $?"'
 record models stackseg models

@@ -7,6 +7,7 @@ that is logged with every model. A new key, option or answer field without a des
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from stackseg.cli.main import app
 from stackseg.params import Params, read_params
@@ -61,13 +63,29 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Name in each cell the column it belongs to: on a phone, rows are shown as lists of cells."""
+    return re.sub(r"<table>.*?</table>", _with_labels, html, flags=re.DOTALL)
+
+
+def _with_labels(table: re.Match[str]) -> str:
+    labels = [re.sub("<.*?>", "", head) for head in re.findall(r"<th[ >].*?</th>", table[0], re.DOTALL)]
+    rows = re.split(r"(?=<tr[ >])", table[0])
+    return "".join(_with_labels_in_row(row, labels) for row in rows)
+
+
+def _with_labels_in_row(row: str, labels: list[str]) -> str:
+    start, *cells = re.split(r"<td(?=[ >])", row)
+    return start + "".join(f'<td data-label="{label}"{cell}' for label, cell in zip(labels, cells, strict=False))
+
+
 def params_page() -> str:
     """Return every key of params.yaml, section by section."""
     schema = Params.model_json_schema()
     shipped = read_params(ROOT / "params.yaml").model_dump()
     text = (ROOT / "docs" / "reference" / "params.intro.txt").read_text(encoding="utf-8")
     top = {name: one for name, one in schema["properties"].items() if "$ref" not in one}
-    text += _section("", {"properties": top, "description": "Top of the file."}, schema, shipped)
+    text += _section("", {"properties": top}, schema, shipped)
     for name, one in schema["properties"].items():
         if name not in top:
             text += _section(name, _resolved(one, schema), schema, shipped[name])
@@ -76,7 +94,10 @@ def params_page() -> str:
 
 def _section(name: str, section: dict[str, Any], schema: dict[str, Any], shipped: dict[str, Any]) -> str:
     """Return the heading and the table of a section, and those of the sections in it."""
-    text = f"\n## {name or 'Top level'}\n\n{section['description']}\n\n"
+    text = f"\n## {name or 'Top level'}\n\n"
+    # "Section `train`." says no more than the heading
+    if description := re.sub(r"^Section `[\w.]+`[.:]\s*", "", section.get("description", "")):
+        text += f"{description[0].upper()}{description[1:]}\n\n"
     prefix = f"{name}." if name else ""
     rows, inner = [], ""
     for key, one in section["properties"].items():
@@ -86,7 +107,8 @@ def _section(name: str, section: dict[str, Any], schema: dict[str, Any], shipped
             continue
         if "description" not in one:
             raise PluginError(f"{prefix}{key} of params.yaml has no description")
-        default = _code(one["default"]) if "default" in one else "empty"
+        required = key in section.get("required", ())
+        default = _code(one["default"]) if "default" in one else "required" if required else "empty"
         ships = shipped[key] if key in shipped else one.get("default")
         if "default" in one and ships != one["default"] and not isinstance(ships, dict | list):
             default += f"; {_code(ships)} in the shipped file"
@@ -121,18 +143,27 @@ def _type(one: dict[str, Any], schema: dict[str, Any]) -> str:
     if "const" in one:
         return _code(one["const"])
     if "$ref" in one:
-        return "a section"
+        return "any value"
     kind = str(one.get("type", "any value"))
     if kind == "array":
-        return f"list of {_type(one['items'], schema)}"
+        inner = _resolved(one["items"], schema)
+        return "list of sections (below)" if "properties" in inner else f"list of {_type(one['items'], schema)}"
     if kind == "object":
         held = one.get("additionalProperties")
-        return f"mapping to {_type(held, schema)}" if isinstance(held, dict) else "mapping"
+        if isinstance(held, dict) and "properties" in _resolved(held, schema):
+            return "mapping of keys to sections (below)"
+        return f"mapping of names to {_type(held, schema)}" if isinstance(held, dict) and held else "mapping"
     if "pattern" in one and one["pattern"].startswith("^#"):
         return 'colour `"#rrggbb"`'
-    words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+    words = {
+        "null": "null",
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true or false",
+    }
     bounds = [
-        f"{sign} {one[name]:g}"
+        f"{sign} {one[name]}"
         for name, sign in (
             ("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")
         )
@@ -172,7 +203,9 @@ def _verb(name: str, verb: Any) -> str:
     arguments = [one for one in shown if one.param_type_name == "argument"]
     options = ["[OPTIONS]"] if len(shown) > len(arguments) else []
     usage = " ".join([name, *(_metavar(one) for one in arguments), *options])
-    text = f"\n### {name}\n\n{verb.help}\n\n```text\n{usage}\n```\n\n"
+    # outside of code, <specimen> would be taken for HTML
+    said = re.sub(r"`[^`]*`|<", lambda match: "&lt;" if match[0] == "<" else match[0], verb.help)
+    text = f"\n### {name}\n\n{said}\n\n```text\n{usage}\n```\n\n"
     rows = []
     for one in shown:
         if not one.help:
