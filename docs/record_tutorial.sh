@@ -13,7 +13,7 @@ project=$1 images=$(realpath "$2") masks=$(realpath "$3")
 recorded=$(realpath "$(dirname "$0")")/recorded
 mkdir -p "$recorded"
 cd "$project"
-export COLUMNS=90 DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true NO_ALBUMENTATIONS_UPDATE=1
+export COLUMNS=88 DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true NO_ALBUMENTATIONS_UPDATE=1
 cp "$images" my_images.tif
 cp "$masks" my_masks.tif
 
@@ -50,7 +50,7 @@ git add --all . && git -c user.name=tutorial -c user.email=tutorial@example.org 
 record repro dvc repro
 record metrics dvc metrics show --md
 record promote stackseg promote
-record experiment dvc exp run -S train.lr=0.005 
+record experiment dvc exp run -S train.epochs=1
 record experiments dvc exp show --only-changed --md
 record gate bash -c 'stackseg promote; echo "exit code $?"'
 record models stackseg models
