@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from stackseg.dataset.files.stack import ImageBytes, Plane, Stack, open_stack
+from stackseg.dataset.files.pages import ImageBytes
+from stackseg.dataset.files.stack import Plane, Stack, open_stack
 from stackseg.errors import DataError
 
 _PLANES_KEPT = 8
