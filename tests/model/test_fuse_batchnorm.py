@@ -55,7 +55,7 @@ def difference(network: nn.Module, side: int) -> float:
 def test_folded_networks_give_the_same_logits(architecture: str, encoder: str, left: int) -> None:
     spec = NetworkSpec(architecture=architecture, encoder=encoder, in_channels=1, num_classes=3)
     network = with_statistics(build_network(spec, encoder_weights=None))
-    side = 2 * size_multiple(network)
+    side = size_multiple(network)
     assert 0 < difference(network, side) < 1e-5
     fold_normalisation(network, torch.empty(1, 1, side, side))
     assert num_left(network) == left
