@@ -1,7 +1,6 @@
-import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,26 +52,14 @@ class Recorded:
     run_id: str
 
 
-def _forget_store() -> None:
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    _forget_store()
-    yield
-    _forget_store()
-
-
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+def recorded(copy_store: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     base = tmp_path_factory.mktemp("moves")
     original = base / "rock & ü project"
     (original / "bundle").mkdir(parents=True)
     (original / "bundle" / "weights.txt").write_text("weights")
     (original / "face.py").write_text(FACE)
-    _forget_store()
+    copy_store(original)
     run_id = _record(original)
     kept = Path(shutil.move(original, base / "kept"))
     return Recorded(original=original, kept=kept, run_id=run_id)

@@ -16,7 +16,8 @@ from filelock import FileLock
 
 from stackseg.errors import StoreError
 from stackseg.tracking import store as store_module
-from stackseg.tracking.store import prepare_store, project_root, store_errors, tracking_uri
+from stackseg.tracking.relocate import ROOT_TAG
+from stackseg.tracking.store import KIND, KIND_TAG, prepare_store, project_root, store_errors, tracking_uri
 from stackseg.tracking.uri import PROJECT_MARKERS, database_file
 
 # MLflow builds its tables with an option that SQLAlchemy is about to drop.
@@ -33,29 +34,6 @@ with mlflow.start_run(experiment_id=ready.experiment_id):
         mlflow.log_metric("loss", 1 / (step + 1), step=step)
     mlflow.log_text("text", "note.txt")
 """
-
-
-def _forget_store() -> None:
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "DVC_ROOT"):
-        os.environ.pop(name, None)
-
-
-@pytest.fixture(autouse=True)
-def own_store() -> Iterator[None]:
-    _forget_store()
-    yield
-    _forget_store()
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a project whose store is ready; tests add to it, but break only copies."""
-    root = tmp_path_factory.mktemp("prepared") / "rock & ü project"
-    root.mkdir()
-    _forget_store()
-    prepare_store(root, experiment="rocks")
-    return root
 
 
 @pytest.fixture
@@ -193,6 +171,20 @@ class TestDatabase:
         assert first.experiment_id != second.experiment_id
         assert mlflow.get_experiment_by_name("other rocks").experiment_id == second.experiment_id
 
+    def test_an_experiment_says_what_it_is(self, prepared: Path) -> None:
+        tags = mlflow.get_experiment(prepare_store(prepared, experiment="rocks").experiment_id).tags
+        assert tags["mlflow.experimentKind"] == "custom_model_development"
+        assert "Segmentation models" in tags["mlflow.note.content"]
+
+    def test_what_a_person_wrote_about_an_experiment_stays(self, prepared: Path) -> None:
+        experiment_id = prepare_store(prepared, experiment="described").experiment_id
+        client = mlflow.MlflowClient()
+        own = {"mlflow.experimentKind": "regression", "mlflow.note.content": "my own words"}
+        for key, value in own.items():
+            client.set_experiment_tag(experiment_id, key, value)
+        prepare_store(prepared, experiment="described")
+        assert own.items() <= client.get_experiment(experiment_id).tags.items()
+
     def test_a_deleted_experiment_is_named_with_its_remedy(self, prepared: Path) -> None:
         gone = prepare_store(prepared, experiment="gone").experiment_id
         mlflow.delete_experiment(gone)
@@ -212,7 +204,8 @@ class TestDatabase:
         ready = prepare_store(copied, experiment="rocks")
         assert ready.relocated is None
         assert _execute(database, "PRAGMA journal_mode") == [("wal",)]
-        assert _execute(database, "SELECT value FROM experiment_tags") == [(str(copied),)]
+        experiment = mlflow.get_experiment(ready.experiment_id)
+        assert (experiment.tags[ROOT_TAG], experiment.tags[KIND_TAG]) == (str(copied), KIND)
 
 
 class TestBrokenStores:
@@ -245,15 +238,13 @@ class TestBrokenStores:
         with pytest.raises(StoreError, match="write permission"):
             prepare_store(tmp_path, experiment="rocks")
 
-    def test_what_a_full_disk_or_a_killed_process_left_does_no_harm(self, tmp_path: Path) -> None:
-        with _file_size_limit(100_000), pytest.raises(StoreError, match="disk"):
+    def test_what_a_full_disk_or_a_killed_process_left_does_no_harm(self, prepared: Path, tmp_path: Path) -> None:
+        with _file_size_limit(20_000), pytest.raises(StoreError, match="disk"):
             prepare_store(tmp_path, experiment="rocks")
         assert [path.name for path in tmp_path.iterdir() if path.name != "mlflow.db.lock"] == []
-        (tmp_path / "mlflow.db").touch()
-        (tmp_path / "mlflow.db.new-1").write_bytes(b"SQLite format 3\0 half")
-        prepare_store(tmp_path, experiment="rocks")
-        assert list(tmp_path.glob("mlflow.db.new*")) == []
-        assert _execute(tmp_path / "mlflow.db", "PRAGMA integrity_check") == [("ok",)]
+        # it was made over an empty file and half of another
+        assert list(prepared.glob("mlflow.db.new*")) == []
+        assert _execute(prepared / "mlflow.db", "PRAGMA integrity_check") == [("ok",)]
 
     def test_the_old_file_store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         remains = tmp_path / "mlruns" / "0" / "meta.yaml"

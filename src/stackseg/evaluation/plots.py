@@ -18,7 +18,7 @@ RIGHT, WRONG, IGNORED = "#e8ecef", "#d1003f", "#7a8794"
 # beyond this side a picture is reduced: it is looked at, not measured
 MAX_SIDE = 1024
 # of each of the four parts of a panel
-PANEL_SIDE = 512
+PANEL_SIDE = 384
 
 
 def colourise(labels_yx: npt.NDArray[np.uint8], display: Sequence[str]) -> npt.NDArray[np.uint8]:

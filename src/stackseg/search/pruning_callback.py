@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlflow
 import torch
 from optuna.trial import Trial, TrialState
 
 from stackseg.search.study import RUN_ID
-from stackseg.training.callbacks import Callback, EpochReport, TrainingStart, TrainingStopped
+from stackseg.training.callbacks import EpochReport, TrainingStart, TrainingStopped, ValidationPlane
 
 
 class TrialTaken(Exception):  # noqa: N818  # no error of the trial
     """The trial was ended elsewhere, while this worker was taken for dead."""
 
 
-class Follower(Callback):
+class Follower:
     """Callback that reports epochs to the pruner, and ends the training if the pruner or the search says so."""
 
     def __init__(self, trial: Trial, most_epochs: int, must_end: Callable[[], bool]) -> None:
@@ -40,6 +40,9 @@ class Follower(Callback):
         """End with the process that started this worker, or when it says so."""
         if self._must_end():
             raise KeyboardInterrupt
+
+    def on_validation(self, report: EpochReport, planes: Sequence[ValidationPlane]) -> None:
+        """Show no picture."""
 
     def on_epoch(self, report: EpochReport) -> None:
         """Report the epoch's score."""

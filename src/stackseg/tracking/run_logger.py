@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import torch
 from mlflow.data.dataset_source_registry import get_dataset_source_from_json
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric
@@ -29,7 +30,7 @@ from stackseg.model.bundle import BundleSpec
 from stackseg.params import Params
 from stackseg.tracking.descriptions import data_section, describe_run, training_section
 from stackseg.tracking.lineage import GitState, dvc_tags, run_name
-from stackseg.training.callbacks import Callback, EpochReport, TrainingStart, ValidationPlane
+from stackseg.training.callbacks import EpochReport, TrainingStart, ValidationPlane
 
 RUN_NOTE = "run_id"
 # MLflow's limit on a parameter's value
@@ -62,7 +63,7 @@ def read_run(path: Path) -> RunRecord:
         ) from None
 
 
-class TrainingRun(Callback):
+class TrainingRun:
     """Callback that logs a training to its run; an interrupted training goes on in the run that it had.
 
     `images` are logged at each validation: what the network makes of two validation planes.
@@ -121,6 +122,9 @@ class TrainingRun(Callback):
         describe_run(self.run_id, "Data", data_section(self._catalog, self._git))
         self._log_missed(start.history)
 
+    def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
+        """Log nothing per step: reading the loss would wait for the device."""
+
     def on_validation(self, report: EpochReport, planes: Sequence[ValidationPlane]) -> None:
         """Log what the network makes of the planes, under keys that MLflow's page steps through by epoch."""
         display = [one.display for one in self._catalog.classes]
@@ -141,8 +145,7 @@ class TrainingRun(Callback):
             path = Path(folder) / "curves.png"
             draw_curves(path, [one.epoch for one in history], curves(history))
             mlflow.log_artifact(str(path), "pictures")
-        num_planes = len(self._catalog.planes("validation"))
-        describe_run(self.run_id, "Training", training_section(spec, len(history), num_planes))
+        describe_run(self.run_id, "Training", training_section(spec, len(history)))
         mlflow.end_run()
         return RunRecord(
             run_id=self.run_id,

@@ -36,7 +36,8 @@ ARTIFACT_FOLDER = "mlruns"
 REACH_TIMEOUT_S = 5
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
-# without it, MLflow's page opens an experiment as one of language models and shows no runs
+# what the experiment is; MLflow 3.17's page shows runs first where its address or the browser's choice says
+# workflowType=machine_learning
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 EXPERIMENT_NOTE = (
     "Segmentation models, trained by stackseg. A run is one training: compare runs by `validation/mean_iou`, "
@@ -159,29 +160,22 @@ def _require_usable(experiment: Experiment, uri: str) -> None:
 
 def _require_writable(database: Path) -> None:
     folder = database.parent
-    if not folder.is_dir():
-        raise StoreError(
-            f"the folder {folder} does not exist",
-            expected="the folder of the tracking database",
-            where=TRACKING_VARIABLE,
-            remedy=f"make the folder, or unset {TRACKING_VARIABLE} to record runs in the project",
-        )
-    # sqlite writes beside its file as well (-wal, -shm).
+    # sqlite writes beside its file as well (-wal, -shm)
     for path in (folder, database) if database.exists() else (folder,):
         if not os.access(path, os.W_OK):
             raise StoreError(
-                f"{path} cannot be written",
+                f"{path} cannot be written" if path.exists() else f"the folder {folder} does not exist",
                 expected="a place to record runs",
-                remedy=f"give yourself write permission there, or set {TRACKING_VARIABLE} to another store",
+                where=TRACKING_VARIABLE if os.environ.get(TRACKING_VARIABLE) else "",
+                remedy=f"make it and give yourself write permission there, set {TRACKING_VARIABLE} to another store, "
+                f"or unset {TRACKING_VARIABLE} to record runs in the project",
             )
 
 
 def _refuse_file_store(root: Path) -> None:
     """Refuse remains of MLflow's old file store, which a bare `mlflow ui` would open instead of the database."""
-    if os.environ.get(TRACKING_VARIABLE):
-        return
     remains = next((root / ARTIFACT_FOLDER).glob("[0-9]*/meta.yaml"), None)
-    if remains is not None:
+    if remains is not None and not os.environ.get(TRACKING_VARIABLE):
         raise StoreError(
             f"{remains} belongs to MLflow's old file store, which MLflow would use instead of {DATABASE_NAME}",
             expected=f"only artifacts in {ARTIFACT_FOLDER}",
@@ -191,20 +185,50 @@ def _refuse_file_store(root: Path) -> None:
 
 def _prepare_server(root: Path, uri: str) -> None:
     """Refuse an address that nobody answers at, and make the tables of a database server."""
-    scheme = _scheme(uri)
-    if scheme == "file":
+    if _scheme(uri) == "file":
         raise StoreError(
             f"{uri} is MLflow's old file store",
             expected="a database or a server",
             where=TRACKING_VARIABLE,
             remedy=f"unset {TRACKING_VARIABLE}; to keep its runs, see `mlflow migrate-filestore --help`",
         )
-    if scheme in _DEFAULT_PORTS:
-        _require_reachable(uri, _DEFAULT_PORTS[scheme])
+    require_answer(uri)
+    if _is_database(uri):
         with store_lock(root / f"{DATABASE_NAME}.lock"):
             _open_database(uri, root)
-    if scheme in ("http", "https"):
-        _require_answer(uri)
+
+
+def require_answer(uri: str) -> None:
+    """Ask a server for any answer: MLflow would go on trying for minutes, which suits a run under way, not a start.
+
+    Raises
+    ------
+    StoreError
+        None came within seconds. Addresses that are neither http nor of a database server are not asked.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+    from sqlalchemy import make_url
+
+    scheme = _scheme(uri)
+    try:
+        if scheme in _DEFAULT_PORTS and (address := make_url(uri)).host:
+            place = (address.host, address.port or _DEFAULT_PORTS[scheme])
+            socket.create_connection(place, timeout=REACH_TIMEOUT_S).close()
+        elif scheme in ("http", "https"):
+            creds = get_default_host_creds(uri)
+            http_request(creds, "/health", "GET", max_retries=0, timeout=REACH_TIMEOUT_S, raise_on_status=False)
+    except (OSError, MlflowException) as error:
+        cause: BaseException = error
+        while deeper := cause.__cause__ or cause.__context__:
+            cause = deeper
+        raise StoreError(
+            f"the tracking server does not answer ({type(cause).__name__})",
+            expected=f"an answer within {REACH_TIMEOUT_S} s",
+            where=shown_uri(uri),
+            remedy=f"start the server, correct {TRACKING_VARIABLE}, or unset it to record runs in the project",
+        ) from error
 
 
 def _is_database(uri: str) -> bool:
@@ -214,49 +238,6 @@ def _is_database(uri: str) -> bool:
 def _scheme(uri: str) -> str:
     """Return the kind of an address, without the driver that may follow it."""
     return uri.partition(":")[0].partition("+")[0]
-
-
-def _require_reachable(uri: str, default_port: int) -> None:
-    """Try the database's port first: MLflow would go on trying for two minutes."""
-    from sqlalchemy import make_url
-
-    address = make_url(uri)
-    if address.host:
-        try:
-            socket.create_connection((address.host, address.port or default_port), timeout=REACH_TIMEOUT_S).close()
-        except OSError as error:
-            raise _not_reached(uri, error) from error
-
-
-def _require_answer(uri: str) -> None:
-    """Ask for any answer first: MLflow repeats its requests for minutes, which suits a run under way, not a start."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    try:
-        http_request(
-            host_creds=get_default_host_creds(uri),
-            endpoint="/health",
-            method="GET",
-            max_retries=0,
-            timeout=REACH_TIMEOUT_S,
-            raise_on_status=False,
-        )
-    except MlflowException as error:
-        raise _not_reached(uri, error) from error
-
-
-def _not_reached(uri: str, error: Exception) -> StoreError:
-    cause: BaseException = error
-    while deeper := cause.__cause__ or cause.__context__:
-        cause = deeper
-    return StoreError(
-        f"the tracking server does not answer ({type(cause).__name__})",
-        expected=f"an answer within {REACH_TIMEOUT_S} s",
-        where=shown_uri(uri),
-        remedy=f"start the server, correct {TRACKING_VARIABLE}, or unset it to record runs in the project",
-    )
 
 
 @contextmanager

@@ -65,12 +65,16 @@ class Callback(Protocol):
 
     def on_start(self, start: TrainingStart) -> None:
         """Hear that training begins or goes on."""
+        ...
 
     def on_step(self, epoch: int, step: int, loss: torch.Tensor) -> None:
         """Hear of a step; reading the loss waits for the device."""
+        ...
 
     def on_validation(self, report: EpochReport, planes: Sequence[ValidationPlane]) -> None:
         """Look at what an epoch makes of the same few validation planes; `on_epoch` follows."""
+        ...
 
     def on_epoch(self, report: EpochReport) -> None:
         """Hear of an epoch."""
+        ...
