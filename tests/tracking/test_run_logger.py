@@ -70,7 +70,8 @@ def test_a_run_says_what_it_is_and_shows_the_same_planes_at_each_validation(
     ]
     path = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=images[0])
     height, width = project.catalog.specimens[0].planes[0].shape_yx
-    assert Image.open(path).size == (2 * width + 4, 2 * height + 4)
+    with Image.open(path) as image:
+        assert image.size == (2 * width + 4, 2 * height + 4)
 
 
 def test_folds_leave_the_test_part_unread(recorded: tuple[Project, str], tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_folds_leave_the_test_part_unread(recorded: tuple[Project, str], tmp_pat
     assert "### Validation scores pooled over 2 folds" in parent.data.tags["mlflow.note.content"]
 
 
-def test_the_planes_that_are_shown_are_the_first_process_s_however_many_there_are(
+def test_the_first_process_validates_the_planes_that_are_shown(
     recorded: tuple[Project, str],
 ) -> None:
     catalog = recorded[0].having({"split.validation": 0.5}).catalog

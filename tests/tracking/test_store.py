@@ -171,7 +171,7 @@ class TestDatabase:
         assert first.experiment_id != second.experiment_id
         assert mlflow.get_experiment_by_name("other rocks").experiment_id == second.experiment_id
 
-    def test_an_experiment_opens_with_its_runs_and_says_what_it_is(self, prepared: Path) -> None:
+    def test_an_experiment_says_what_it_is(self, prepared: Path) -> None:
         tags = mlflow.get_experiment(prepare_store(prepared, experiment="rocks").experiment_id).tags
         assert tags["mlflow.experimentKind"] == "custom_model_development"
         assert "Segmentation models" in tags["mlflow.note.content"]

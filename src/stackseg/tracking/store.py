@@ -36,7 +36,8 @@ ARTIFACT_FOLDER = "mlruns"
 REACH_TIMEOUT_S = 5
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
-# without it, MLflow's page opens an experiment as one of language models and shows no runs
+# what the experiment is; MLflow 3.17's page shows runs first where its address or the browser's choice says
+# workflowType=machine_learning
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 EXPERIMENT_NOTE = (
     "Segmentation models, trained by stackseg. A run is one training: compare runs by `validation/mean_iou`, "
