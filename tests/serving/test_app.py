@@ -19,6 +19,7 @@ import tifffile
 import uvicorn
 
 from served_projects import request, tiff
+from stackseg.dataset.files.stack import open_stack
 from stackseg.errors import DataError
 from stackseg.serving.request import Limits
 from tiny_projects import tiny_stack
@@ -126,6 +127,18 @@ def test_several_images_are_answered_in_order_in_either_form(url: str) -> None:
     ):
         rows = requests.post(f"{url}/invocations", json=body, timeout=60).json()["predictions"]
         assert [one["shape"] for one in rows] == [[1, *PLANE.shape], [1, 32, PLANE.shape[1]]]
+
+
+def test_a_stack_sent_plane_by_plane_comes_back_as_segment_gives_it(url: str, model: Any, tmp_path: Any) -> None:
+    from stackseg.model.segment import segment
+    from stackseg.serving.client import RemoteModel
+
+    (tmp_path / "image.tif").write_bytes(tiff(tiny_stack(5, seed=6)[0], metadata={"axes": "ZYX"}))
+    with open_stack(tmp_path / "image.tif") as stack:
+        remote = list(RemoteModel(url, {}, 60, 2).segment(stack, None))
+        assert [one.z for one in remote] == [0, 1, 2, 3, 4]
+        for one, here in zip(remote, segment(stack, model.bundle), strict=True):
+            np.testing.assert_array_equal(one.mask_yx, here.mask_yx)
 
 
 def test_a_file_is_opened_and_decoded_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
