@@ -339,9 +339,9 @@ def test_a_dead_workers_trial_begins_anew(make: Make) -> None:
     trial = study.ask()
     read_space(project.params).suggest(trial)
     trial.set_user_attr("run_id", ids[0])
-    trial.set_system_attr("completed_rung_0", 0.9)
     study.tell(trial, state=TrialState.FAIL)
     on_stale, dead = stale_callback(job.checkpoints), study.trials[0]
+    dead.system_attrs = {**dead.system_attrs, "completed_rung_0": 0.9}
     on_stale(study, dead)
     on_stale(study, study.trials[0])  # noticed once more by somebody else
     _, again = study.trials
