@@ -29,7 +29,13 @@ SPACE = {
 
 
 def opened(
-    project: Project, num_trials: int, *, resume: bool = False, url: str | None = None, root: Path | None = None
+    project: Project,
+    num_trials: int,
+    *,
+    resume: bool = False,
+    url: str | None = None,
+    root: Path | None = None,
+    seed: int = 1,
 ) -> tuple[optuna.Study, SearchJob]:
     """Return the study of a project, and the job of a search in it; `root` has the stores of another project."""
     root, name = root or project.folder, project.params.search.study
@@ -38,7 +44,7 @@ def opened(
     url = storage_url(root, url)
     storage = open_storage(url, heartbeat=60, on_stale=stale_callback(checkpoints))
     open_study(storage, name, space, project.catalog, resume=resume)
-    study = load_study(storage, name, space, build_sampler(space, 1))
+    study = load_study(storage, name, space, build_sampler(space, seed))
     job = SearchJob(
         params=project.params,
         catalog=project.catalog,
@@ -53,9 +59,9 @@ def opened(
         lock_file=root / "lock",
         machine=Machine(device="cpu"),
         num_trials=num_trials,
-        num_workers=0,
+        num_workers=1,
         num_kept=1,
-        seed=1,
+        seed=seed,
         deadline=None,
     )
     return study, job

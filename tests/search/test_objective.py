@@ -102,7 +102,7 @@ def test_the_test_part_is_never_read(
             fill_with_noise(project.data / "rock", planes)
         section = settings_of(f"study{next(_numbers)}", folds=folds)
         searched = replace(project, params=project.params.override(section))
-        trials = make_trials(searched, 2, root=shared.folder).trials
+        trials = make_trials(searched, 2 if folds is None else 1, root=shared.folder).trials
         made.append([(one.params, one.values, one.intermediate_values, one.state) for one in trials])
     assert made[0] == made[1]
     assert any(values for _, values, _, _ in made[0])
@@ -339,9 +339,9 @@ def test_a_dead_workers_trial_begins_anew(make: Make) -> None:
     trial = study.ask()
     read_space(project.params).suggest(trial)
     trial.set_user_attr("run_id", ids[0])
-    trial.set_system_attr("completed_rung_0", 0.9)
     study.tell(trial, state=TrialState.FAIL)
     on_stale, dead = stale_callback(job.checkpoints), study.trials[0]
+    dead.system_attrs = {**dead.system_attrs, "completed_rung_0": 0.9}
     on_stale(study, dead)
     on_stale(study, study.trials[0])  # noticed once more by somebody else
     _, again = study.trials
@@ -393,16 +393,27 @@ def test_a_studys_run_is_closed_whatever_comes_in_between(
     monkeypatch.setattr("stackseg.search.mlflow_runs.draw_study", broken_off)
     raised = KeyboardInterrupt if status == "KILLED" else StoreError
     with pytest.raises(raised), storage_errors("here", is_of_storage_alone):
-        run_search(job, study, on_change=lambda _: None, on_interrupt=lambda: None)
+        run_search(replace(job, num_workers=0), study, on_change=lambda _: None, on_interrupt=lambda: None)
     assert runs(project)[0].info.status == status
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_two_checkouts_make_one_study_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_checkouts_make_one_study_in_postgresql(
+    shared: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(study_module, "_PAUSE_S", 0.1)
     settings = {**settings_of("common"), "train.epochs": 1}
     projects = [prepared(make_tiny_project(tmp_path / name, settings)) for name in ("here", "there")]
+    roots = [shared.folder, projects[1].folder]
+    storages: list[optuna.storages.RDBStorage] = []
+
+    class Recorded(optuna.storages.RDBStorage):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            storages.append(self)
+
+    monkeypatch.setattr("stackseg.search.storage.RDBStorage", Recorded)
     with postgresql() as database:
         url = database.replace("+psycopg", "")
         engine = sqlalchemy.create_engine(database)
@@ -421,16 +432,19 @@ def test_two_checkouts_make_one_study_in_postgresql(tmp_path: Path, monkeypatch:
             found = list(pool.map(begin, range(4)))
         assert len({study_id for study_id, _ in found}) == 1
         assert sorted(created for _, created in found) == [False, False, False, True]
-        for project, num_trials in zip(projects, (2, 4), strict=True):
-            monkeypatch.chdir(project.folder)
-            study = make_trials(project, num_trials, num_asked=2, resume=num_trials > 2, url=url)
+        for place, (project, root) in enumerate(zip(projects, roots, strict=True)):
+            monkeypatch.chdir(root)
+            study = make_trials(
+                project, 2 + 2 * place, num_asked=2, resume=place > 0, url=url, root=root, seed=1 + place
+            )
         assert [one.state for one in study.trials] == [TrialState.COMPLETE] * 4
         assert len({one.params["train.lr"] for one in study.trials}) == 4
         # each store has the runs of the trials that were made there
-        assert [set(runs_of(one.folder, "common")[1]) for one in projects] == [{0, 1}, {2, 3}]
-        with study._storage._backend.engine.connect() as connection:  # type: ignore[attr-defined]
+        assert [set(runs_of(root, "common")[1]) for root in roots] == [{0, 1}, {2, 3}]
+        with storages[-1].engine.connect() as connection:
             assert connection.execute(sqlalchemy.text("SHOW timezone")).scalar() == "UTC"
-        study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+        for one in storages:
+            one.engine.dispose()
 
 
 def objective_storage(url: str) -> optuna.storages.BaseStorage:
