@@ -164,7 +164,7 @@ def test_the_description_tells_scores_interval_split_leakage_data_commit_and_dig
     spec, evaluation, catalog = outputs.spec, outputs.evaluation, outputs.project.catalog
     text = scores_markdown(spec, evaluation, catalog)
     lines = text.splitlines()
-    assert lines[0].startswith(f"**Mean IoU {evaluation.mean_iou:.4f}** on {evaluation.scores.num_planes} planes of ")
+    assert lines[0].startswith(f"Mean IoU **{evaluation.mean_iou:.4f}** on {evaluation.scores.num_planes} planes of ")
     assert str(evaluation.mean_iou_interval.reason) in lines[0]  # one block of planes has no interval
     one = evaluation.scores.classes[1]
     assert any(line.startswith(f"| grain | {one.iou:.4f} | {one.dice:.4f} | ") for line in lines)
@@ -186,8 +186,8 @@ def test_the_description_tells_scores_interval_split_leakage_data_commit_and_dig
     lineage = spec.lineage.model_copy(update={"git_commit": "e248b2ecc", "git_dirty": True})
     leaking = catalog.model_copy(update={"leakage": catalog.leakage.model_copy(update={"leaks": True})})
     text = scores_markdown(spec.model_copy(update={"lineage": lineage}), many, leaking)
-    assert "interval: 0.8100 to 0.9300 with 95% confidence, 12 independent units (plane)." in text
-    assert "commit `e248b2ecc` with uncommitted changes" in text
+    assert "interval: 0.8100 to 0.9300 at 95%, 12 independent units (plane)." in text
+    assert "commit `e248b2ecc`, with the changes in lineage/uncommitted.diff" in text
     assert "**held-out planes resemble training planes**" in text
     assert len(text) < 4000
     assert "and 35 more, in evaluation.json" in text

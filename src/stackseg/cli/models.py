@@ -44,9 +44,9 @@ def register_outputs(params: Params, *, data: Path, out: Path) -> None:
     from stackseg.evaluation.report import read_evaluation
     from stackseg.model.bundle import load_bundle
 
+    catalog, evaluation = read_catalog(out / "catalog.json"), read_evaluation(out / "evaluation.json")
     # loading verifies the digest before anything is registered under it
     load_bundle(out / "model")
-    evaluation, catalog = read_evaluation(out / "evaluation.json"), read_catalog(out / "catalog.json")
     register_evaluated(params, evaluation, catalog, model=out / "model", data=data, out=out)
 
 

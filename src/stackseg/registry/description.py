@@ -72,14 +72,18 @@ def champion_markdown(known: RegisteredModel) -> str:
 def update_descriptions(known: RegisteredModel, *versions: str | None) -> None:
     """Bring the descriptions of a registered model and of some of its versions up to date with aliases and history."""
     client = MlflowClient()
-    client.update_registered_model(
-        known.name, with_section(known.description, "Champion", champion_markdown(known))[:MAX_DESCRIPTION]
-    )
+    described = _with_last_section(known.description, "Champion", champion_markdown(known))
+    client.update_registered_model(known.name, described)
     for version in known.versions.keys() & set(versions):
-        described = with_section(
-            known.versions[version].description or "", "Promotion", promotion_markdown(version, known)
-        )[:MAX_DESCRIPTION]
+        text = promotion_markdown(version, known)
+        described = _with_last_section(known.versions[version].description or "", "Promotion", text)
         client.update_model_version(known.name, version, described)
+
+
+def _with_last_section(description: str, heading: str, text: str) -> str:
+    """Return a description that ends in a section; what stands above an earlier one stays, as far as there is room."""
+    above = description.partition(f"### {heading}\n")[0]
+    return with_section(above[: MAX_DESCRIPTION - len(heading) - len(text) - 10].rstrip(), heading, text)
 
 
 def _when(change: ChampionChange) -> str:
