@@ -34,7 +34,7 @@ docs: $(BIN)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(BIN)/.installed-docs: $(BIN)/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[docs]"
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[docs]"
 	touch $@
 
 $(BIN)/.installed: pyproject.toml constraints.txt

@@ -35,7 +35,7 @@ def build_catalog(
     Parameters
     ----------
     data
-        Folder laid out as README.md says.
+        Folder laid out as docs/how-to/data.md says.
     params
         Classes, split, intensity and seed are read.
     progress
