@@ -46,7 +46,8 @@ def prune(
 ) -> None:
     """Remove versions without an alias, their artifacts, and stale checkpoints.
 
-    `dvc gc` and `mlflow gc` remove what DVC's cache and MLflow's deleted runs still hold; docs/how-to/clean-up.md says how.
+    `dvc gc` and `mlflow gc` remove what DVC's cache and MLflow's deleted runs still hold: see
+    docs/how-to/clean-up.md.
     """
     from stackseg.registry.cleanup import find_prunable
     from stackseg.registry.cleanup import prune as remove
