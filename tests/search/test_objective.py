@@ -372,6 +372,7 @@ def test_a_storage_that_fails_in_mid_trial_is_told_in_one_line(
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     receiver, sender = multiprocessing.Pipe(duplex=False)
     workers_module._work(job, 0, "here", os.getppid(), sender, threading.Event())  # type: ignore[arg-type]
+    assert receiver.poll()
     error = receiver.recv()
     assert isinstance(error, StoreError)
     assert "the study storage failed: no such table: trial_heartbeats" in str(error)
@@ -434,6 +435,7 @@ def test_two_checkouts_make_one_study_in_postgresql(
         assert sorted(created for _, created in found) == [False, False, False, True]
         for place, (project, root) in enumerate(zip(projects, roots, strict=True)):
             monkeypatch.chdir(root)
+            monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # of the other checkout
             study = make_trials(
                 project, 2 + 2 * place, num_asked=2, resume=place > 0, url=url, root=root, seed=1 + place
             )

@@ -39,6 +39,7 @@ from tiny_projects import SETTINGS, tiny_stack, write_specimen
 pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
 ROOT = Path(__file__).parents[2]
 SEARCH = {"space": SPACE, "sampler": {"name": "random", "arguments": {}}}

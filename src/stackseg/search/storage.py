@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import optuna
 import psutil
@@ -111,6 +112,8 @@ def open_storage(url: str, *, heartbeat: int, on_stale: StaleCallback) -> BaseSt
             _require_local_file(file)
         # several machines may create the tables at once
         with _advisory_lock(url) if file is None else store_lock(file.with_name(f"{file.name}.lock")):
+            if file is not None and not file.exists():
+                _create_database(file)
             _refuse_others_tables(url)
             try:
                 storage = RDBStorage(
@@ -180,6 +183,16 @@ def _take_turns(engine: sqlalchemy.Engine) -> None:
 
     with engine.connect():  # switches to WAL while nobody else opens the database
         pass
+
+
+def _create_database(file: Path) -> None:
+    """Create a database under another name and rename it: Optuna's own tools, which know no lock, may open it early."""
+    new = file.with_name(f"{file.name}.new-{uuid4().hex}")
+    try:
+        RDBStorage(_unformatted(sqlite_uri(new))).engine.dispose()
+        os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def has_heartbeat(storage: BaseStorage) -> bool:
