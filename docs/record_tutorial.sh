@@ -70,5 +70,5 @@ request > answer.json
 record answer python -c 'import json
 answer = json.load(open("answer.json"))["predictions"][0]
 answer["mask"] = answer["mask"][:32] + "…"
-print(json.dumps(answer, indent=2))'
+print(json.dumps(answer, indent=2, ensure_ascii=False))'
 record remote stackseg segment-remote http://127.0.0.1:5001 plane.tif plane_mask.tif
