@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+
+_SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
+_ADDRESS_VARIABLES = ("MLFLOW_TRACKING_URI", "STACKSEG_STORAGE")
+# up to the last @ of a word: a password may hold any other sign
+_USER_INFO = re.compile(r"(?<=://)(?!/)[^\s'\"<>]*@")
+_PASSWORD_FIELD = re.compile(r"(?i)\b(\w*password\w*|token)=[^\s&'\"]+")
+
 
 class StacksegError(Exception):
     """An error with a remedy; the command line prints it as one line and exits with 1.
@@ -33,7 +42,22 @@ class StacksegError(Exception):
         line = "; ".join(parts)
         if self.remedy:
             line = f"{line}. {self.remedy[0].upper()}{self.remedy[1:]}"
-        return " ".join(line.split())
+        return without_passwords(" ".join(line.split()))
+
+
+def without_passwords(text: str) -> str:
+    """Return a text fit to be shown or kept: no user or password of an address, and none of the environment's secrets.
+
+    Every message of a `StacksegError` and every traceback that the command line prints goes through it.
+    """
+    secrets = [os.environ.get(name, "") for name in _SECRET_VARIABLES]
+    for name in _ADDRESS_VARIABLES:
+        user_info = _USER_INFO.search(os.environ.get(name, ""))
+        if user_info:
+            secrets.append(user_info.group().rstrip("@").partition(":")[2])
+    for secret in sorted((one for one in secrets if len(one) > 3), key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return _PASSWORD_FIELD.sub(r"\1=…", _USER_INFO.sub("", text))
 
 
 class DataError(StacksegError):

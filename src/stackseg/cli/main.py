@@ -6,7 +6,8 @@ import errno
 import os
 import sys
 import time
-from typing import Annotated
+import traceback
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -14,8 +15,9 @@ from stackseg import __version__
 from stackseg.cli import data, maintenance, models, params, predict, promote, search, serve, stages
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment, quieten_libraries
-from stackseg.errors import MachineError, StacksegError, is_out_of_memory
+from stackseg.errors import MachineError, StacksegError, is_out_of_memory, without_passwords
 from stackseg.tracking.store_errors import as_store_error, is_store_error
+from stackseg.tracking.uri import shown_uri
 
 app = typer.Typer(
     name="stackseg",
@@ -67,10 +69,7 @@ def run() -> None:
     except Exception as error:
         if first is not None and _has_ended(first):
             sys.exit(1)  # it has said why
-        known = _known(error)
-        if known is None:
-            raise
-        _fail(known)
+        _fail(error)
 
 
 def _first_process() -> int | None:
@@ -92,27 +91,26 @@ def _known(error: Exception) -> StacksegError | None:
         return error
     if isinstance(error, OSError):
         return _machine_error(error)
+    if is_out_of_memory(error):
+        return MachineError(
+            "out of memory",
+            where=(str(error).splitlines() or [""])[0][:120],
+            remedy="lower train.batch_size, train.patch_size or inference.tile, or close what else runs",
+        )
     if is_store_error(error):
         import mlflow
 
-        return as_store_error(error, mlflow.get_tracking_uri())
-    return _memory_error(error)
+        return as_store_error(error, shown_uri(mlflow.get_tracking_uri()))
+    return None
 
 
-def _memory_error(error: Exception) -> MachineError | None:
-    if not is_out_of_memory(error):
-        return None
-    return MachineError(
-        "out of memory",
-        where=str(error).splitlines()[0][:120],
-        remedy="lower train.batch_size, train.patch_size or inference.tile, or close what else runs",
-    )
-
-
-def _fail(error: StacksegError) -> None:
-    if "--debug" in sys.argv:
-        raise error
-    err().print(f"[red]error:[/red] {error.sentence().replace('[', chr(92) + '[')}", soft_wrap=True)
+def _fail(error: Exception) -> NoReturn:
+    """Print one line; of a defect of ours, or where it was asked for, the traceback."""
+    known = _known(error)
+    if known is None or "--debug" in sys.argv:
+        sys.stderr.write(without_passwords("".join(traceback.format_exception(error))))
+    else:
+        err().print(f"[red]error:[/red] {known.sentence().replace('[', chr(92) + '[')}", soft_wrap=True)
     sys.exit(1)
 
 
