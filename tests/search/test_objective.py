@@ -362,7 +362,7 @@ def test_a_storage_that_fails_in_mid_trial_is_told_in_one_line(
 
     def lose(*arguments: Any) -> Any:
         with closing(sqlite3.connect(tmp_path / "lost.db", timeout=30)) as connection:
-            connection.execute("DROP TABLE IF EXISTS trial_heartbeats")
+            connection.execute("DROP TABLE IF EXISTS trial_intermediate_values")
         return step(*arguments)
 
     monkeypatch.setattr(Learner, "step", lose)
@@ -375,7 +375,7 @@ def test_a_storage_that_fails_in_mid_trial_is_told_in_one_line(
     assert receiver.poll()
     error = receiver.recv()
     assert isinstance(error, StoreError)
-    assert "the study storage failed: no such table: trial_heartbeats" in str(error)
+    assert "the study storage failed: no such table: trial_intermediate_values" in str(error)
 
 
 @pytest.mark.slow
