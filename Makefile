@@ -34,13 +34,13 @@ docs: $(BIN)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(BIN)/.installed-docs: $(BIN)/.installed
-	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[docs]"
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[docs]"
 	touch $@
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[dev,grpc,postgresql]"
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev,grpc,postgresql]"
 	touch $@
 
 clean:

@@ -64,3 +64,17 @@ def test_what_a_killed_write_left_is_no_hindrance(tmp_path: Path) -> None:
         (temporary / "fresh").touch()
     assert [one.name for one in (tmp_path / "plots").iterdir()] == ["fresh"]
     assert [one.name for one in tmp_path.iterdir()] == ["plots"]
+
+
+def test_a_link_to_a_folder_stays_a_link_to_the_new_one(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "data").mkdir(parents=True)
+    (tmp_path / "disk" / "data" / "old").touch()
+    link = tmp_path / "data"
+    link.symlink_to(tmp_path / "disk" / "data")
+    for name in ("a", "b"):
+        with atomic_folder(link) as temporary:
+            (temporary / name).touch()
+        assert link.is_symlink()
+        assert [one.name for one in (tmp_path / "disk" / "data").iterdir()] == [name]
+    assert {one.name for one in tmp_path.iterdir()} == {"disk", "data"}
+    assert [one.name for one in (tmp_path / "disk").iterdir()] == ["data"]

@@ -30,8 +30,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to write into; at the end it replaces `folder`, after an error it is removed.
 
-    The former folder is removed once the new one is in place.
+    The former folder is removed once the new one is in place. A link to a folder stays a link, to the new one.
     """
+    folder = folder.resolve()
     temporary, former = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

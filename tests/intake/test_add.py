@@ -137,3 +137,26 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="No space left"):
         copy_specimen(specimen, tmp_path / "data", "rock")
     assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../victim", "./../victim", "a/b", "a\\b", "..", ".", "", " a", "images", "Masks", "/tmp/x"]
+)
+def test_a_name_that_leaves_data_or_means_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    images, masks = stacks()
+    specimen = open_pair(write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", masks))
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "thesis.txt").write_text("all of it")
+    with pytest.raises(DataError, match="cannot be the name of a specimen"):
+        copy_specimen(specimen, tmp_path / "data", name)
+    assert (tmp_path / "victim" / "thesis.txt").read_text() == "all of it"
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_specimen_is_never_called_images_by_itself(tmp_path: Path) -> None:
+    images, masks = stacks()
+    quarry = tmp_path / "quarry_7"
+    (quarry / "images").mkdir(parents=True)
+    (quarry / "masks").mkdir()
+    image, mask = write(quarry / "images" / "stack.tif", images), write(quarry / "masks" / "stack.tif", masks)
+    assert open_pair(image, mask).name == "quarry_7"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -150,6 +151,35 @@ def test_every_field_that_inference_reads_is_in_the_digest(trained: tuple[Any, A
         assert "\n" not in caught.value.sentence(), path
         (model / SPEC_FILE).write_text(json.dumps(tree))
     assert load_bundle(model).digest == trained[1].spec.digest
+
+
+CONTRADICTIONS: dict[str, Callable[[Any], object]] = {
+    "more context than inputs": lambda inference: inference.update(context_slices=inference["context_slices"] + 1),
+    "more channels than inputs": lambda inference: inference.update(num_channels=inference["num_channels"] + 1),
+    "a class less": lambda inference: inference["classes"].pop(),
+    "no statistics": lambda inference: inference["intensity"].update(statistics=None),
+    "statistics of two channels": lambda inference: inference["intensity"]["statistics"].append(
+        inference["intensity"]["statistics"][0]
+    ),
+    "an odd tile": lambda inference: inference.update(tile=inference["tile"] + 1),
+    "a tile of nothing": lambda inference: inference.update(tile=0, overlap=0),
+    "more overlap than half a tile": lambda inference: inference.update(overlap=inference["tile"]),
+}
+
+
+@pytest.mark.parametrize("contradict", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_a_bundle_that_contradicts_itself_is_refused_in_one_line(
+    model: Path, contradict: Callable[[Any], object]
+) -> None:
+    def change(tree: Any) -> None:
+        contradict(tree["inference"])
+        text = json.dumps(tree["inference"], sort_keys=True, separators=(",", ":"))
+        tree["digest"] = hashlib.sha256(f"{tree['weights_sha256']} {text}".encode()).hexdigest()
+
+    edit(model, change)
+    with pytest.raises(ModelError, match=r"not a bundle|inference\.tile") as caught:
+        load_bundle(model)
+    assert "\n" not in caught.value.sentence()
 
 
 def other_than(path: tuple[Any, ...], value: Any) -> Any:

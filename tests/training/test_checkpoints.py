@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,15 +103,63 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, form: str) -> None:
     assert "\n" not in caught.value.sentence()
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04", b"\x80\x02", None], ids=repr)
-def test_a_damaged_checkpoint_says_what_to_remove(tmp_path: Path, content: bytes | None) -> None:
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"garbage"),
+    "a zip's head": lambda path: path.write_bytes(b"PK\x03\x04"),
+    "a pickle's head": lambda path: path.write_bytes(b"\x80\x02"),
+    "a pickle cut short": lambda path: path.write_bytes(pickle.dumps({"a": [1, 2, 3]}, 2)[:7]),
+    "an odd pickle": lambda path: path.write_bytes(b"\x80\x02h\x07."),
+    "cut": _cut,
+    "a list": lambda path: torch.save([1, 2], path),
+    "a folder": _folder,
+    "a dangling link": _dangling_link,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_damaged_checkpoints_are_named_and_set_aside(
+    tmp_path: Path, damage: Callable[[Path], object], which: str
+) -> None:
     kept = Checkpoints(tmp_path, "key")
     _save_last(kept, STATE)
-    path = _last_file(kept)
-    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    kept.save_best(STATE)
+    path = _last_file(kept) if which == "last" else kept.folder / "best.pt"
+    damage(path)
     with pytest.raises(ModelError, match=f"damaged checkpoint .*Remove {kept.folder} to train") as caught:
-        kept.load_last()
+        kept.load_last() if which == "last" else kept.load_best()
     assert "\n" not in caught.value.sentence()
+    (tmp_path / "key.damaged").mkdir()  # of another time
+    assert kept.set_aside_damaged() == tmp_path / "key.damaged"
+    assert os.path.lexists(tmp_path / "key.damaged" / path.name)
+    assert kept.load_last() is None
+    assert kept.load_best() is None
+
+
+def test_what_can_be_read_stays(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, "key")
+    assert kept.set_aside_damaged() is None
+    _save_last(kept, STATE)
+    kept.save_best(STATE)
+    (kept.folder / "last-x.pt").write_bytes(b"none of ours")
+    assert kept.set_aside_damaged() is None
+    _save_last(kept, STATE)
+    assert kept.load_last() is not None
 
 
 @contextmanager

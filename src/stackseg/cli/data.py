@@ -74,9 +74,11 @@ def add(
     Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
     class table into params.yaml if there is none, and runs `dvc add data`. They replace the untouched sample.
     """
-    from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair
+    from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair, require_name
     from stackseg.intake.params_update import adapt_params
 
+    if name is not None:
+        require_name(name)
     params = load_params()
     specimen = open_pair(images, masks, planes=_plane_numbers(planes), axes=axes, mask_axes=mask_axes)
     with counting("reading") as progress:

@@ -33,12 +33,15 @@ def checkpoints_folder(root: Path) -> Path:
 
 def ready_store(params: Params) -> tuple[Path, str]:
     """Return the project's root and its experiment's id, the store being ready to log to; for verbs that write."""
+    from stackseg.tracking.processes import close_abandoned_runs
     from stackseg.tracking.store import prepare_store, project_root
 
     root = project_root()
     ready = prepare_store(root, experiment=params.project.experiment)
     if ready.relocated is not None:
         warn(ready.relocated.sentence())
+    if closed := close_abandoned_runs(ready.experiment_id):
+        warn(f"ended as KILLED, for their processes are gone: run {', '.join(closed)}")
     return root, ready.experiment_id
 
 

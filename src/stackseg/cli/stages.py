@@ -213,6 +213,8 @@ class ShownTraining:
 
     def on_start(self, start: TrainingStart) -> None:
         """Open the bar."""
+        if start.damaged_checkpoints is not None:
+            warn(f"damaged checkpoints were put aside as {start.damaged_checkpoints}: training begins anew")
         if start.first_epoch:
             say(f"going on at epoch {start.first_epoch + 1} of an interrupted training")
         say(

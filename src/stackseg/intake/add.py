@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ from stackseg.dataset.specimens import (
 )
 from stackseg.errors import DataError
 from stackseg.intake.write_tiff import write_stack
+
+RESERVED_NAMES = ("images", "masks", "groups.csv")
+"""Names that mean something else in data/."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,25 @@ def check_values(specimen: Specimen, table: LabelTable) -> None:
         specimen.labels(z, table)
 
 
+def require_name(name: str) -> None:
+    """Raise DataError unless a specimen may be called so: its name is that of a folder directly in data/."""
+    is_plain = re.fullmatch(r"\w[\w .+-]*", name) is not None and name == name.strip()
+    if not is_plain or name.lower() in RESERVED_NAMES:
+        raise DataError(
+            f"{name!r} cannot be the name of a specimen",
+            expected=f"letters, digits, and _ . + - or spaces within, other than {', '.join(RESERVED_NAMES)}",
+            where="--name",
+            remedy="choose another name",
+        )
+
+
 def copy_specimen(specimen: Specimen, data: Path, name: str) -> Path:
     """Copy a specimen's files into data/<name>/, whole or not at all.
 
     TIFF files are copied byte for byte; PNG files become TIFF with the same values. Where there is something to note
     (planes, axes, where the files came from), specimen.yaml says it.
     """
+    require_name(name)
     target = data / name
     if target.exists():
         raise DataError(
@@ -149,7 +166,8 @@ def _stem(path: Path) -> str:
 
 
 def _name_of(images: Path) -> str:
-    """Return a specimen's name from its files: the folder's where the file is only called images."""
+    """Return a specimen's name from its files: that of a folder above where the file is only called images."""
     stem = _stem(images) if images.is_file() else images.name
-    name = images.resolve().parent.name if stem.lower() in ("images", "image", "stack") else stem
-    return "".join(one if one.isalnum() or one in "._-" else "_" for one in name).strip("._") or "specimen"
+    folders = [one.name for one in images.resolve().parents]
+    name = next(one for one in (stem, *folders, "specimen") if one.lower() not in (*RESERVED_NAMES, "image", "stack"))
+    return "".join(one if one.isalnum() or one in "._-" else "_" for one in name).strip("._-") or "specimen"

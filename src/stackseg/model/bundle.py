@@ -6,10 +6,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +20,7 @@ from stackseg.dataset.records import ClassRecord
 from stackseg.errors import MachineError, ModelError
 from stackseg.model.devices import resolve_precision
 from stackseg.model.fuse_batchnorm import fold_normalisation
-from stackseg.model.network import NetworkSpec, build_network
+from stackseg.model.network import NetworkSpec, build_network, size_multiple
 from stackseg.model.tiling import Tiling
 
 FORMAT = 1
@@ -46,6 +46,25 @@ class InferenceSpec(Record):
     overlap: int
     precision: Literal["auto", "fp32", "bf16"]
     voxel_size_zyx_um: tuple[float | None, float | None, float | None] | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        in_channels = self.num_channels * (2 * self.context_slices + 1)
+        if self.num_channels < 1 or self.context_slices < 0 or in_channels != self.network.in_channels:
+            raise ValueError(
+                f"{self.num_channels} channels with {self.context_slices} context slices are not the network's "
+                f"{self.network.in_channels} inputs"
+            )
+        if len(self.classes) != self.network.num_classes:
+            raise ValueError(f"{len(self.classes)} classes are not the network's {self.network.num_classes} outputs")
+        measured = self.intensity.statistics
+        if (measured is None) == (self.intensity.params.scope == "dataset"):
+            raise ValueError(f"intensity.scope {self.intensity.params.scope} does not go with its statistics")
+        if measured is not None and len(measured) != self.num_channels:
+            raise ValueError(f"{self.num_channels} channels have intensity statistics of {len(measured)}")
+        if self.tile < 1 or not 0 <= self.overlap <= self.tile // 2:
+            raise ValueError(f"an overlap of {self.overlap} does not go with a tile of {self.tile}")
+        return self
 
     @property
     def tiling(self) -> Tiling:
@@ -229,6 +248,13 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
             where=str(folder),
             remedy="install those versions, or train again",
         ) from None
+    if spec.inference.tile % (multiple := size_multiple(network)):
+        raise ModelError(
+            f"inference.tile is {spec.inference.tile}",
+            expected=f"a multiple of {multiple}, which {spec.inference.network.architecture} asks for",
+            where=str(folder / SPEC_FILE),
+            remedy="train or pull it again",
+        )
     network = prepare_network(network, spec.inference, device or torch.device("cpu"))
     device = next(network.parameters()).device
     if resolve_precision(spec.inference.precision, device) == "bf16":

@@ -30,6 +30,7 @@ from stackseg.model.bundle import BundleSpec
 from stackseg.params import Params
 from stackseg.tracking.descriptions import data_section, describe_run, training_section
 from stackseg.tracking.lineage import GitState, dvc_tags, run_name
+from stackseg.tracking.processes import process_tags
 from stackseg.training.callbacks import EpochReport, TrainingStart, ValidationPlane
 
 RUN_NOTE = "run_id"
@@ -94,7 +95,7 @@ class TrainingRun:
         note = start.checkpoint_folder / RUN_NOTE
         earlier = note.read_text().strip() if note.exists() and start.first_epoch else ""
         if earlier and find_run(earlier) is not None:
-            run = mlflow.start_run(run_id=earlier, log_system_metrics=True)
+            run = mlflow.start_run(run_id=earlier, tags=process_tags(), log_system_metrics=True)
         else:
             run = mlflow.start_run(experiment_id=self._experiment_id, tags=self._tags(start), log_system_metrics=True)
         self.run_id = run.info.run_id
@@ -183,8 +184,8 @@ class TrainingRun:
 
 
 def lineage_tags(git: GitState) -> dict[str, str]:
-    """Return commit, dirtiness and DVC's names as tags."""
-    tags = dvc_tags()
+    """Return commit, dirtiness, DVC's names and the process as tags."""
+    tags = dvc_tags() | process_tags()
     if git.commit is not None:
         tags |= {"git.commit": git.commit, "git.dirty": str(git.dirty).lower(), "git.branch": str(git.branch)}
         # MLflow's own page shows these
@@ -207,7 +208,7 @@ def find_run(run_id: str) -> Any | None:
 def reopened(run_id: str) -> Iterator[None]:
     """Make a finished run the active one, without touching how it ended."""
     status = MlflowClient().get_run(run_id).info.status
-    mlflow.start_run(run_id=run_id, log_system_metrics=False)
+    mlflow.start_run(run_id=run_id, tags=process_tags(), log_system_metrics=False)
     try:
         yield
     finally:

@@ -33,7 +33,10 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrainingStart:
-    """What a training begins with; `checkpoint_folder` is where an interrupted one finds its notes again."""
+    """What a training begins with; `checkpoint_folder` is where an interrupted one finds its notes again.
+
+    `damaged_checkpoints` is where the checkpoints of an interrupted one were put if they cannot be read.
+    """
 
     num_epochs: int
     steps_per_epoch: int
@@ -43,6 +46,7 @@ class TrainingStart:
     num_parameters: int
     checkpoint_folder: Path
     history: tuple[EpochReport, ...]
+    damaged_checkpoints: Path | None = None
 
 
 class TrainingStopped(Exception):  # noqa: N818  # no error

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from stackseg.atomic import atomic_file
-from stackseg.errors import MachineError, ModelError
+from stackseg.errors import MachineError, ModelError, one_line
 
 BEST_FILE = "best.pt"
 _SPARE_FILE = ".last.spare"
@@ -102,7 +101,19 @@ class Checkpoints:
             The file is damaged.
         """
         path = self.folder / BEST_FILE
-        return self._load(path) if path.exists() else None
+        return self._load(path) if os.path.lexists(path) else None
+
+    def set_aside_damaged(self) -> Path | None:
+        """Rename the folder if a state in it cannot be read, and return where it is then; None if all is well."""
+        try:
+            if self.load_last() is not None:
+                self.load_best()
+        except ModelError:
+            damaged = self.folder.with_name(f"{self.folder.name}.damaged")
+            shutil.rmtree(damaged, ignore_errors=True)
+            os.replace(self.folder, damaged)
+            return damaged
+        return None
 
     def remove(self) -> None:
         """Remove the folder; a finished training has its bundle."""
@@ -125,14 +136,16 @@ class Checkpoints:
         os.replace(spare, self.folder / f"last-{number:06d}.pt")
 
     def _last_files(self) -> list[Path]:
-        return sorted(self.folder.glob("last-*.pt"))
+        return sorted(self.folder.glob("last-[0-9][0-9][0-9][0-9][0-9][0-9].pt"))
 
     def _load(self, path: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+            if not isinstance(state, dict):
+                raise ValueError("not the state of a training")
+        except Exception as error:  # whatever a damaged pickle makes torch raise
             raise ModelError(
-                f"damaged checkpoint ({' '.join(str(error).split())[:100]})",
+                f"damaged checkpoint ({one_line(error, 100) or type(error).__name__})",
                 where=str(path),
                 remedy=f"remove {self.folder} to train from the start",
             ) from None

@@ -148,7 +148,7 @@ class _Training:
     def run(self, callbacks: Sequence[Callback]) -> None:
         """Train to the last epoch, from where an interrupted training stopped."""
         options = self._params.train
-        self._resume()
+        set_aside = self._resume()
         start = TrainingStart(
             num_epochs=options.epochs,
             steps_per_epoch=len(self._sampler),
@@ -158,6 +158,7 @@ class _Training:
             num_parameters=self._learner.num_parameters,
             checkpoint_folder=self._checkpoints.folder,
             history=tuple(self.history),
+            damaged_checkpoints=set_aside,
         )
         for one in callbacks:
             one.on_start(start)
@@ -236,9 +237,13 @@ class _Training:
             }
             self._checkpoints.save_last_meanwhile(state)
 
-    def _resume(self) -> None:
+    def _resume(self) -> Path | None:
+        """Go on from the checkpoints; return where they are if they were damaged, so that training begins anew."""
+        set_aside = self._checkpoints.set_aside_damaged() if self._fabric.is_global_zero else None
+        self._fabric.barrier()
         held = self._checkpoints.load_last()
         if held is not None:
             self._learner.load_state_dict(held["learner"])
             self._best_score, self._num_bad = held["best_score"], held["num_bad"]
             self.history = [EpochReport(**one) for one in held["history"]]
+        return set_aside
