@@ -14,7 +14,7 @@ run: $(BIN)/.installed
 	$(BIN)/stackseg sample
 	$(BIN)/dvc repro
 	$(BIN)/dvc metrics show
-	@echo "next: $(BIN)/mlflow ui   (then open http://127.0.0.1:5000), or: $(BIN)/stackseg add IMAGES MASKS"
+	@echo "next: $(BIN)/mlflow ui   (then open 'http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning'), or: $(BIN)/stackseg add IMAGES MASKS"
 
 # two processes of one thread each: with two each, they would wait for one another
 test: $(BIN)/.installed

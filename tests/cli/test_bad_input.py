@@ -273,3 +273,23 @@ def test_a_full_disk_leaves_the_catalogue_that_was_there(good: Path) -> None:
     assert line.startswith("error: outputs/catalog.json: the disk is full. Free some space")
     assert (good / "outputs" / "catalog.json").read_bytes() == before
     assert [one.name for one in (good / "outputs").iterdir()] == ["catalog.json"]
+
+
+def test_a_search_is_refused_where_it_cannot_run(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackseg.cli.search.platform.system", lambda: "Windows")
+    done = run("search", "--trials", "2")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: a search needs process groups and alarms, which Windows lacks. Search under Linux")
+    assert not (good / "optuna.db").exists()
+
+
+def test_add_refuses_a_name_that_leaves_data(good: Path, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    before = state(tmp_path)
+    done = run("add", *pair(tmp_path, images(), masks()), "--name", "./../../victim", "--replace")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "cannot be the name of a specimen" in line
+    assert (tmp_path / "victim").is_dir()
+    assert {one: digest for one, digest in state(tmp_path).items() if one in before} == before

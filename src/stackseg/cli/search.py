@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import secrets
 import time
 from pathlib import Path
@@ -70,7 +71,7 @@ def search(
     The present params are trial 0. Trials are scored on the validation part; the test part is not read. The same
     command on another machine, with the same --storage, joins in. Ctrl-C ends it, --resume goes on.
     """
-    from stackseg.errors import ModelError, ParamsError
+    from stackseg.errors import MachineError, ModelError, ParamsError
     from stackseg.model.devices import pick_device
     from stackseg.search.mlflow_runs import open_study_run
     from stackseg.search.objective import SearchJob
@@ -87,6 +88,11 @@ def search(
     from stackseg.tracking.uri import shown_uri
     from stackseg.training.train import Machine
 
+    if platform.system() == "Windows":
+        raise MachineError(
+            "a search needs process groups and alarms, which Windows lacks",
+            remedy="search under Linux, macOS or WSL; all other verbs work here",
+        )
     params = load_params()
     space = read_space(params)
     for file in space.augment_files():
