@@ -100,6 +100,7 @@ def test_dropout_is_what_was_asked_for_or_refused(architecture: str) -> None:
             build(architecture, dropout=0.3)
 
 
+@pytest.mark.slow
 def test_transformers_take_any_size() -> None:
     check_forward(build("Unet", "tu-swin_tiny_patch4_window7_224"), 1, (96, 160))
     check_forward(build("DPT", TINY_VIT), 1, (96, 160))

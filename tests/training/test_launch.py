@@ -6,11 +6,9 @@ import csv
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,11 +88,6 @@ def runs(folder: Path) -> list[tuple[str, str]]:
         connection.close()
 
 
-def children_of(parent: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
-
-
 def test_two_processes_train_as_one(make_project: Any, tmp_path: Path) -> None:
     one = prepare(tmp_path / "one", make_project)
     two = tmp_path / "two"
@@ -132,39 +125,6 @@ def test_two_processes_train_as_one(make_project: Any, tmp_path: Path) -> None:
     assert scored.mean_iou == bundle.spec.validation.mean_iou
 
 
-def test_killed_processes_go_on_in_the_same_run(make_project: Any, tmp_path: Path) -> None:
-    whole = prepare(tmp_path / "whole", make_project, {"train.epochs": 12, "train.validate_every": 1})
-    broken = tmp_path / "broken"
-    shutil.copytree(whole, broken)
-    trained(whole, 2)
-    process = subprocess.Popen(
-        [COMMAND, "train", "--device", "cpu", "--processes", "2"],
-        cwd=broken,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 200
-    while not list((broken / "checkpoints").glob("*/last-*.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    others = children_of(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    # the other process notices, and does not stay behind
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in others):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert not (broken / "outputs" / "model").exists()
-    said = trained(broken, 2)
-    assert "going on at epoch" in said.stdout
-    digests = [load_bundle(folder / "outputs" / "model").digest for folder in (whole, broken)]
-    assert digests[0] == digests[1]
-    assert len(runs(broken)) == 1
-
-
 def test_an_error_is_one_line_whatever_the_processes(make_project: Any, tmp_path: Path) -> None:
     """Both meet this one: batch normalisation, which only GPUs share."""
     folder = prepare(tmp_path / "project", make_project, {"model.encoder": "tu-test_resnet"})
@@ -175,11 +135,3 @@ def test_an_error_is_one_line_whatever_the_processes(make_project: Any, tmp_path
     )
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (folder / "outputs" / "model").exists()
-
-
-def test_folds_are_trained_by_two_processes(make_project: Any, tmp_path: Path) -> None:
-    folder = prepare(tmp_path / "project", make_project, {"train.epochs": 1})
-    said = trained(folder, 2, "--folds", "2")
-    assert "pooled over 2 folds" in said.stdout
-    assert len(runs(folder)) == 3
-    assert {status for _, status in runs(folder)} == {"FINISHED"}

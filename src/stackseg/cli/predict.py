@@ -108,12 +108,9 @@ def bundle_folder(model: str) -> Iterator[Path]:
         yield Path(model)
         return
     known = registry_to_load(load_params())
-    if model.startswith("models:/"):
-        uri = called = model
-    else:
-        version = known.versions[find(known, model)]
-        uri, called = str(version.source), uri_of(version)
-    with bundle_at(uri, called) as folder:
+    # by name and version, so that the answers can say them
+    uri = model if model.startswith("models:/") else uri_of(known.versions[find(known, model)])
+    with bundle_at(uri, uri) as folder:
         yield folder
 
 
