@@ -130,7 +130,7 @@ def write_best_params(path: Path, study: Study, best: FrozenTrial, space: Space)
             node = node.setdefault(name, {})
         node[last] = value
     score = best.values[iou_index(study)]
-    with atomic_file(path) as aside, aside.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(
             f"# Study {study.study_name}, trial {best.number} of {len(study.trials)}: "
             f"validation mean IoU {score:.4f}.\n"

@@ -109,7 +109,7 @@ def bundle_training(
 
 def write_history(path: Path, history: Sequence[EpochReport]) -> None:
     """Write one row per epoch: what training saw, and the latest validation at that epoch."""
-    with atomic_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         columns = [name for name in asdict(history[0]) if name != "validation_iou"]
         classes = sorted({name for one in history for name in one.validation_iou or {}})
         writer = csv.writer(file)
