@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stackseg.catalog.checks import require_trainable, with_summary
+from stackseg.dataset.agreement import require_one_coding
 from stackseg.dataset.channels import ColourPolicy, apply_colour
 from stackseg.dataset.fingerprints import data_digest, pixel_digest
 from stackseg.dataset.intensity_profile import PlaneFigures, intensity_profile, plane_figures
@@ -49,6 +50,7 @@ def build_catalog(
     table = label_table(params)
     specimens = find_specimens(data)
     _check_channels(specimens, params)
+    require_one_coding(specimens, params.data.colour)
     refs = [PlaneRef(one.name, z) for one in specimens for z in one.labelled]
     groups = _groups(data, specimens, params)
     parts = assign_parts(refs, params.split, params.seed, groups)
@@ -205,7 +207,7 @@ def _specimen_record(specimen: Specimen, records: Mapping[PlaneRef, PlaneRecord]
         dtype=info.dtype,
         is_stack=specimen.is_stack,
         voxel_size_zyx_um=specimen.voxel_size_zyx_um(),
-        notes=info.notes,
+        notes=tuple(specimen.notes()),
         planes=tuple(records[PlaneRef(specimen.name, z)] for z in specimen.labelled),
     )
 

@@ -170,7 +170,7 @@ def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, 
     first = specimen.mask_file(specimen.labelled[0]).info.path
     where = str(first if specimen.is_stack else first.parent)
     if fresh or not params.data.classes:
-        return propose_table(inspection.raw, where=where)
+        return propose_table(inspection.raw, planes=inspection.raw_of_planes, where=where)
     present = label_table(params)
     unknown = [
         code for code in inspection.raw if code not in {c for raw in present.raw for c in raw} | set(present.ignore)
@@ -186,6 +186,8 @@ def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, 
 
 
 def _show(inspection: Inspection, found: LabelTable) -> None:
+    from stackseg.intake.label_proposal import instance_question
+
     specimen = inspection.specimen
     info = specimen.image_file(specimen.labelled[0]).info
     low, high = inspection.intensity_range
@@ -206,8 +208,10 @@ def _show(inspection: Inspection, found: LabelTable) -> None:
             for code, count in sorted(inspection.raw.items(), key=lambda one: str(one[0]))
         ],
     )
-    for note in dict.fromkeys(note for z in specimen.labelled for note in specimen.image_file(z).info.notes):
+    for note in specimen.notes():
         say(f"note: {note}")
+    if question := instance_question(inspection.raw_of_planes, inspection.num_regions):
+        warn(question)
     if inspection.num_constant:
         warn(f"{inspection.num_constant} constant planes")
 

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stackseg.dataset.files.stack import Stack, open_stack
+from stackseg.dataset.labels.codes import refuse_channels
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.pairing import natural_pairs
 from stackseg.errors import DataError, one_line
@@ -110,11 +111,33 @@ class Specimen:
         """Return plane z as (Y, X, C) in its raw type; not-a-number is refused."""
         return self.images.plane(z)
 
+    def mask_where(self, z: int) -> str:
+        """Name the file and page of the mask of plane z, for messages."""
+        page = 0 if isinstance(self.masks, SingleFiles) else self.labelled.index(z)
+        return f"{self.mask_file(z).info.path} plane {page}"
+
+    def raw_mask(self, z: int) -> npt.NDArray[np.generic]:
+        """Return the mask of plane z as (Y, X, C): labels as stored, or colours.
+
+        Raises
+        ------
+        DataError
+            Its channels are no colours by the file's own word.
+        """
+        mask_yxc = self.masks.plane(self.labelled.index(z))
+        if mask_yxc.shape[2] > 1 and not self.mask_file(z).info.encoding.is_colour:
+            refuse_channels(mask_yxc, self.mask_where(z))
+        return mask_yxc
+
     def labels(self, z: int, table: LabelTable) -> npt.NDArray[np.uint8]:
         """Return the class indices (Y, X) of plane z."""
-        page = self.labelled.index(z)
-        file = self.mask_file(z).info.path
-        return table.map_plane(self.masks.plane(page), where=f"{file} plane {page}")
+        return table.map_plane(self.raw_mask(z), where=self.mask_where(z))
+
+    def notes(self) -> list[str]:
+        """Return what a user should hear of the files, each sentence once."""
+        images = (note for z in self.labelled for note in self.image_file(z).info.notes)
+        masks = (f"masks: {note}" for z in self.labelled for note in self.mask_file(z).info.notes)
+        return list(dict.fromkeys((*images, *masks)))
 
 
 def find_specimens(data: Path) -> list[Specimen]:

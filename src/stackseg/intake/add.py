@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from ruamel.yaml import YAML
+from skimage.measure import label
 
 from stackseg.atomic import atomic_folder
 from stackseg.dataset.files.stack import open_stack
@@ -37,6 +38,9 @@ class Inspection:
 
     specimen: Specimen
     raw: dict[int | str, int]
+    raw_of_planes: tuple[frozenset[int | str], ...]
+    num_regions: int
+    """Connected regions of one value other than 0, over all grey masks."""
     intensity_range: tuple[float, float]
     num_constant: int
 
@@ -81,15 +85,22 @@ def open_pair(
 def inspect(specimen: Specimen, progress: Callable[[int, int], None] = lambda done, all_: None) -> Inspection:
     """Read every annotated plane once: raw mask values, intensity range, constant planes; NaN is refused."""
     counts: Counter[int | str] = Counter()
+    codes_of_planes = []
+    num_regions = 0
     low, high, num_constant = np.inf, -np.inf, 0
     for page, z in enumerate(specimen.labelled):
         image_yxc = specimen.plane(z)
         plane_low, plane_high = float(image_yxc.min()), float(image_yxc.max())
         low, high = min(low, plane_low), max(high, plane_high)
         num_constant += plane_low == plane_high
-        counts.update(raw_counts(specimen.masks.plane(page)))
+        mask_yxc = specimen.raw_mask(z)
+        raw = raw_counts(mask_yxc, where=specimen.mask_where(z))
+        counts.update(raw)
+        codes_of_planes.append(frozenset(raw))
+        if mask_yxc.shape[2] == 1:
+            num_regions += int(label(mask_yxc[:, :, 0].astype(np.int64), connectivity=2).max())
         progress(page + 1, len(specimen.labelled))
-    return Inspection(specimen, dict(counts), (low, high), num_constant)
+    return Inspection(specimen, dict(counts), tuple(codes_of_planes), num_regions, (low, high), num_constant)
 
 
 def check_values(specimen: Specimen, table: LabelTable) -> None:

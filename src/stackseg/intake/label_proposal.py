@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from itertools import chain, combinations
 
 import numpy as np
@@ -17,10 +17,13 @@ _DISPLAY = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#
 _MAX_CLASSES_BY_SIGHT = 32
 _FREQUENT_SHARE = 0.95
 _NUM_STRAY = 6
+_OBJECTS_PER_PLANE = 5
 _NEAR = 16  # grey levels that compression or interpolation may move a value by
 
 
-def propose_table(counts: Mapping[RawCode, int], *, where: str = "masks") -> LabelTable:
+def propose_table(
+    counts: Mapping[RawCode, int], *, planes: Sequence[Set[RawCode]] = (), where: str = "masks"
+) -> LabelTable:
     """Return a table with a class for each raw code found in masks, in rising order of codes.
 
     Two codes of which one is 0 or black are called background and foreground, all else class_0, class_1, …
@@ -29,6 +32,8 @@ def propose_table(counts: Mapping[RawCode, int], *, where: str = "masks") -> Lab
     ----------
     counts
         Pixels per raw code, over all planes of all masks.
+    planes
+        The codes of each plane, to see whether all are coded alike.
     where
         File or folder named in messages.
 
@@ -52,10 +57,43 @@ def propose_table(counts: Mapping[RawCode, int], *, where: str = "masks") -> Lab
         if "instance" in warning:
             remedy = f"give all objects of a class one value (Fiji: Image > Adjust > Threshold), or {by_hand}"
         raise DataError(f"{len(found)} distinct values: it {warning}", where=where, remedy=remedy)
+    if _mixes_binary_codes(planes):
+        raise DataError(
+            "some planes hold 0 and 1, others 0 and 255, none all three: is one class coded in two ways?",
+            expected="one value per class",
+            where=where,
+            remedy="name both values of the class in `--classes FILE` (raw: [1, 255]), or convert the masks",
+        )
     codes = sorted(found, key=lambda code: (isinstance(code, str), code))
     is_binary = len(codes) == 2 and codes[0] in (0, "#000000", "#00000000")
     names = ("background", "foreground") if is_binary else tuple(f"class_{index}" for index in range(len(codes)))
     return LabelTable(names, tuple((code,) for code in codes), _display_colours(codes))
+
+
+def _mixes_binary_codes(planes: Sequence[Set[RawCode]]) -> bool:
+    """Tell whether some binary masks say 1 for what others call 255."""
+    return {*chain.from_iterable(planes)} == {0, 1, 255} and not any({1, 255} <= codes for codes in planes)
+
+
+def instance_question(planes: Sequence[Set[RawCode]], num_regions: int) -> str:
+    """Return why grey masks may hold a value per object and not per class, "" where they do not look so.
+
+    Parameters
+    ----------
+    planes
+        The codes of each plane.
+    num_regions
+        Connected regions of one value other than 0, over all planes: of classes there are many more than of values.
+    """
+    num_values = sum(len(codes - {0}) for codes in planes)
+    if num_values < _OBJECTS_PER_PLANE * len(planes) or num_regions > 1.1 * num_values:
+        return ""
+    if not all(isinstance(code, int) for codes in planes for code in codes):
+        return ""
+    return (
+        f"are these instance labels? Nearly every value of a plane is one connected region ({num_values} values in "
+        f"{len(planes)} planes): if they are objects, give all objects of a class one value before you add them"
+    )
 
 
 def _display_colours(codes: list[RawCode]) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from stackseg.dataset.files.axes import VoxelSize
+from stackseg.dataset.files.encoding import Encoding, Kind, check_orientation, palette_encoding
 from stackseg.dataset.files.tiff import TiffPages
-from stackseg.dataset.files.tiff_validation import COPY_AGAIN
+from stackseg.dataset.files.tiff_validation import COPY_AGAIN, ORIENTATION
 from stackseg.errors import DataError, one_line
 
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -48,6 +49,8 @@ class PageSource(Protocol):
     dtype: np.dtype[np.generic]
     alpha: str
     """"declared" or "assumed" where the last sample is an alpha channel, else empty."""
+    encoding: Encoding
+    """What the samples of a pixel mean, alpha among them."""
     guessed_channels: bool
     """Whether what the file calls colours or channels may as well be grey planes."""
     voxel_size_zyx_um: VoxelSize | None
@@ -110,6 +113,10 @@ class PngPage:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # 89 megapixels are no bomb here
                 with path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:
                     mode, (width, height), num_frames = picture.mode, picture.size, getattr(picture, "n_frames", 1)
+                    palette = bytes(picture.palette.palette) if picture.palette is not None else b""
+                    transparent = "transparency" in picture.info
+                    exif = Image.Exif()
+                    exif.load(picture.info.get("exif", b""))
                     picture.verify()
         except Image.DecompressionBombError:
             raise DataError(
@@ -123,6 +130,7 @@ class PngPage:
             raise DataError(
                 f"an animated PNG of {num_frames} frames", where=str(path), remedy="save them as TIFF pages"
             )
+        check_orientation(exif.get(ORIENTATION), str(path))
         bit_depth, colour_type = head[24], head[25]
         num_samples = {2: 3, 4: 2, 6: 4}.get(colour_type, 1)
         # Pillow cuts 16-bit colours down to 8 bits
@@ -134,7 +142,15 @@ class PngPage:
         self.alpha = "declared" if num_samples in (2, 4) else ""
         self.guessed_channels = False
         self.voxel_size_zyx_um: VoxelSize | None = None  # PNG knows resolution for print only
-        self.notes = ["palette image: pixel values are indices into its colours"] if mode == "P" else []
+        self.notes = ["its transparent colour or palette entries are read as if opaque"] if transparent else []
+        kinds: dict[int, Kind] = {2: "RGB", 4: "channels", 6: "RGBA"}
+        self.encoding = (
+            palette_encoding(palette, bit_depth, self.notes)
+            if mode == "P"
+            else Encoding(kinds.get(colour_type, "grey"), bit_depth)
+        )
+        # Pillow stretches grey values of 2 and 4 bits over 0 to 255
+        self._stretched = 255 // (2**bit_depth - 1) if colour_type == 0 and 1 < bit_depth < 8 else 1
 
     def page(self, number: int) -> npt.NDArray[np.generic]:
         """Decode the picture; its number is 0."""
@@ -148,7 +164,8 @@ class PngPage:
                     return np.asarray(
                         np.asarray(picture.convert("L")) > 0
                     )  # Pillow's own bytes are 0 and 255 even as bool
-                return np.asarray(picture).astype(self.dtype, copy=False)
+                values = np.asarray(picture).astype(self.dtype, copy=False)
+                return values if self._stretched == 1 else np.asarray(values // self._stretched, self.dtype)
 
     def close(self) -> None:
         """Do nothing: the file is opened for each reading."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stackseg.dataset.files.axes import VoxelSize, name_axes, refuse_ambiguous_channels
+from stackseg.dataset.files.encoding import Encoding
 from stackseg.dataset.files.pages import ImageBytes, PageSource, open_pages
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN
 from stackseg.errors import DataError, one_line
@@ -34,6 +35,8 @@ class StackInfo:
     """NumPy's name of the stored type; "bool" for 1-bit, whose planes are uint8 of 0 and 1."""
     axes: str
     """The file's dimensions in its own order: Z planes, C channels, S colour samples, Y rows, X columns."""
+    encoding: Encoding
+    """What the samples of a pixel mean, a dropped alpha channel apart."""
     voxel_size_zyx_um: VoxelSize | None
     """Micrometres, from OME or ImageJ metadata; resolution tags alone are for printers and not believed."""
     notes: tuple[str, ...]
@@ -61,7 +64,8 @@ class Stack:
         self._num_planes = source.shape[self._letters.index("Z")] if "Z" in self._letters else 1
         self._num_channels = source.shape[self._letters.index("C")] if "C" in self._letters else 1
         notes = list(source.notes)
-        if self._num_channels > 1 and source.alpha and source.axes[self._letters.index("C")] == "S":
+        samples = self._num_channels > 1 and source.axes[self._letters.index("C")] == "S"
+        if samples and source.alpha:
             self._num_channels, note = self._without_alpha(source)
             notes.append(note)
         self.info = StackInfo(
@@ -73,6 +77,7 @@ class Stack:
             axes="".join(
                 "S" if was == "S" and now == "C" else now for was, now in zip(source.axes, self._letters, strict=True)
             ),
+            encoding=source.encoding.of_channels(self._num_channels, samples=samples),
             voxel_size_zyx_um=source.voxel_size_zyx_um,
             notes=tuple(notes),
         )

@@ -12,19 +12,25 @@ import numpy.typing as npt
 import tifffile
 
 from stackseg.dataset.files.axes import VoxelSize, imagej_voxel_size, ome_voxel_size
+from stackseg.dataset.files.encoding import check_orientation, tiff_encoding
 from stackseg.dataset.files.tiff_validation import (
     COPY_AGAIN,
+    MEANING,
+    ORIENTATION,
+    STORAGE,
+    SUBFILE_TYPE,
     Page,
-    check_chain,
+    PageHeader,
+    check_alike,
     check_extent,
     check_header,
     check_pages,
     check_single_file,
+    page_headers,
     refusing_complaints,
 )
 from stackseg.errors import DataError, one_line
 
-_JPEG = (6, 7)
 _MOST_CHANNELS_UNASKED = 4
 
 
@@ -39,7 +45,16 @@ class TiffPages:
                 with refusing_complaints(self._where, metadata=not axes_given):
                     # an OME header may name other files, anywhere: none but this one is ever opened
                     self._tiff = opened.enter_context(tifffile.TiffFile(file, _multifile=False))
+                    headers = page_headers(self._tiff, self._where)
+                    check_single_file(self._tiff, self._where)
+                    if unnamed := _unnamed_pages(self._tiff, headers):
+                        self._require_axes(axes_given, len(headers), unnamed)
+                        self._tiff = opened.enter_context(
+                            tifffile.TiffFile(file, _multifile=False, is_imagej=False, is_ome=False, is_shaped=False)
+                        )
                     self._inspect()
+                if headers:
+                    self._check_alike(headers)
                 opened.pop_all()
         except DataError:
             raise
@@ -47,14 +62,41 @@ class TiffPages:
             found = f"a TIFF that cannot be read ({one_line(error)})"
             raise DataError(found, where=self._where, remedy=COPY_AGAIN) from error
 
+    def _require_axes(self, axes_given: bool, num_pages: int, unnamed: list[int]) -> None:
+        """Refuse a header that says less than the file holds, unless the user says what the pages are."""
+        kind = {"imagej": "ImageJ header", "ome": "OME header"}.get(self._tiff.series[0].kind, "header")
+        found = f"the file holds {num_pages} pages, and its {kind} names {num_pages - len(unnamed)}"
+        if not axes_given:
+            raise DataError(
+                found,
+                expected="a header that names them all",
+                where=self._where,
+                remedy="`--axes ZYX` (for masks `--mask-axes ZYX`) reads all pages as planes; or save it again in Fiji",
+            )
+        self.notes.append(f"{found}: all were read, as the axes are given")
+
+    def _check_alike(self, headers: list[PageHeader]) -> None:
+        """Refuse pages that differ in what their pixels mean, or ask to be turned."""
+        check_orientation(self._series[0].keyframe.tags.valueof(ORIENTATION), self._where)
+        pages = [number for one in self._series for number in _numbers(one)]
+        check_alike(headers, pages, MEANING, self._where)
+        for one in self._series:
+            check_alike(headers, _numbers(one), STORAGE, self._where)
+        if self._offset is not None and self._series[0].kind == "imagej" and len(headers) == 1:
+            num_planes = len(self._series[0])
+            behind = (self._tiff.filehandle.size - self._offset) // self._page_bytes - num_planes
+            if behind > 0:
+                found = f"its header names {num_planes} pages, and data for {behind} more lie behind them"
+                self.notes.append(found)
+
     def _inspect(self) -> None:
         tiff = self._tiff
         tiff.filehandle.set_lock(True)  # planes may be read from several threads
-        check_chain(tiff, self._where)
-        check_single_file(tiff, self._where)
-        series = self._main_series()
+        self._series = series = self._main_series()
         first = series[0].keyframe
         check_header(first, self._where)
+        self.encoding, notes = tiff_encoding(first, self._where)
+        self.notes += notes
         page_sizes = [pair for pair in zip(first.axes, first.shape, strict=True) if _kept(*pair)]
         if len(series) > 1:
             sizes = [("I", sum(len(one) for one in series)), *page_sizes]
@@ -83,7 +125,7 @@ class TiffPages:
             if len(series) > 1:
                 pages.sort(key=lambda pair: -1 if pair[0] is None else pair[0].index)
             if num_empty := check_pages(pages, num_pages, file_bytes, self._where):
-                self.notes.append(f"{num_empty} empty tiles or strips, read as 0")
+                self.notes.append(f"{num_empty} empty tiles or strips, read as {first.nodata:g}")
             self._pages = [page for page, _ in pages if page is not None]
         self._describe(series[0])
 
@@ -146,12 +188,27 @@ class TiffPages:
             tags = tiff.pages.first.tags
             resolution_yx = (tags.valueof("YResolution"), tags.valueof("XResolution"))
             self.voxel_size_zyx_um = imagej_voxel_size(tiff.imagej_metadata or {}, resolution_yx)
-        if first.photometric == tifffile.PHOTOMETRIC.PALETTE:
-            self.notes.append("palette image: pixel values are indices into its colours")
-        if first.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            self.notes.append("stored as MinIsWhite (0 is drawn white); values are kept as stored")
-        if first.compression in _JPEG:
-            self.notes.append("JPEG-compressed: values are not exact")
+
+
+def _unnamed_pages(tiff: tifffile.TiffFile, headers: list[PageHeader]) -> list[int]:
+    """Return the numbers of the pages that belong to no image, thumbnails and masks that declare themselves apart."""
+    named = {number for one in tiff.series for level in one.levels for number in _numbers(level)}
+    reduced_or_mask = 0b101
+    return [
+        number
+        for number, header in enumerate(headers)
+        if number not in named and not header.get(SUBFILE_TYPE, (0,))[0] & reduced_or_mask
+    ]
+
+
+def _numbers(series: tifffile.TiffPageSeries) -> list[int]:
+    """Return the numbers of a series' pages in the file's chain; pages below others (SubIFDs) have none."""
+    first = series.keyframe.index
+    if series.dataoffset is not None and isinstance(first, int):
+        # the data of all pages follow one another, and not all need have a header
+        num_headers = len(series.keyframe.parent.pages)
+        return [number for number in range(first, first + len(series)) if number < num_headers]
+    return [page.index for page in series if page is not None and isinstance(page.index, int)]
 
 
 def _kept(letter: str, size: int) -> bool:

@@ -11,8 +11,9 @@ import math
 import re
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import tifffile
 
@@ -28,6 +29,42 @@ _MAX_RATIO = {1: 1, 5: 1400, 8: 1100, 32946: 1100, 32773: 64}
 # tags without which pixels are misread: sizes and types, description, resolution, offsets and byte counts, SubIFDs
 _ESSENTIAL_TAGS = (256, 257, 258, 270, 273, 277, 279, 282, 283, 320, 324, 325, 330, 339, 347)
 _TAG = re.compile(r"TiffTag (\d+)")
+
+PageHeader = dict[int, tuple[int, ...]]
+"""Values of some of a page's tags, by their number."""
+
+
+class TellingTag(NamedTuple):
+    """A tag that tells what pixels are or how they are stored: its name in messages, and what its absence means."""
+
+    name: str
+    default: tuple[int, ...]
+
+
+SUBFILE_TYPE = 254
+ORIENTATION = 274
+MEANING = {
+    258: TellingTag("bit depth", (1,)),
+    262: TellingTag("photometric interpretation", ()),
+    266: TellingTag("bit order", (1,)),
+    ORIENTATION: TellingTag("orientation", (1,)),
+    284: TellingTag("planar configuration", (1,)),
+    320: TellingTag("palette", ()),
+    338: TellingTag("meaning of extra samples", ()),
+    339: TellingTag("sample format", (1,)),
+}
+"""Tags in which all pages that become planes have to agree."""
+STORAGE = {
+    259: TellingTag("compression", (1,)),
+    317: TellingTag("predictor", (1,)),
+    322: TellingTag("tile width", ()),
+    323: TellingTag("tile length", ()),
+}
+"""Tags in which the pages of a series have to agree, for they are decoded by what the first one says."""
+_TELLING = {SUBFILE_TYPE, *MEANING, *STORAGE}
+_PER_SAMPLE = (258, 339)
+_UNSIGNED = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF's types of these numbers, and their codes in `struct`
+_LONGEST_VALUE = 3 * 2**16  # the palette of 16-bit indices
 
 # without a handler Python would print on stderr what tifffile logs while it decodes
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -68,18 +105,23 @@ def refusing_complaints(where: str, *, metadata: bool) -> Iterator[None]:
             raise DataError(f"truncated or corrupt ({found})", where=where, remedy=COPY_AGAIN)
 
 
-def check_chain(tiff: tifffile.TiffFile, where: str) -> None:
-    """Walk the chain of page headers: it must stay within the file and end, which tifffile does not see to."""
+def page_headers(tiff: tifffile.TiffFile, where: str) -> list[PageHeader]:
+    """Walk the chain of page headers and return of each the tags that say what its pixels are.
+
+    The chain must stay within the file and end, which tifffile does not see to. NDPI files, whose headers are laid out
+    otherwise, give none.
+    """
     layout, file = tiff.tiff, tiff.filehandle
     if layout.is_ndpi:
-        return  # its headers are laid out otherwise
+        return []
     position, seen = (8 if layout.is_bigtiff else 4), set[int]()
+    headers: list[PageHeader] = []
     while True:
         file.seek(position)
         link = file.read(layout.offsetsize)
         offset = struct.unpack(layout.offsetformat, link)[0] if len(link) == layout.offsetsize else -1
         if offset == 0 and seen:
-            return
+            return headers
         if not 0 < offset <= file.size - layout.tagnosize or offset in seen:
             found = f"the link to page {len(seen)} is broken in a file of {file.size} bytes: truncated or corrupt"
             raise DataError(found, where=where, remedy=COPY_AGAIN)
@@ -90,6 +132,43 @@ def check_chain(tiff: tifffile.TiffFile, where: str) -> None:
             found = f"the header of page {len(seen)} reaches beyond the end of the file ({file.size} bytes)"
             raise DataError(f"truncated or corrupt: {found}", where=where, remedy=COPY_AGAIN)
         seen.add(offset)
+        headers.append(_telling_tags(tiff, file.read(num_tags * layout.tagsize)))
+
+
+def _telling_tags(tiff: tifffile.TiffFile, tags: bytes) -> PageHeader:
+    """Return the values of those tags of one page, from the bytes of all its tags, that tell what its pixels are."""
+    layout, file = tiff.tiff, tiff.filehandle
+    values: PageHeader = {}
+    for start in range(0, len(tags), layout.tagsize):
+        code, kind = struct.unpack_from(layout.tagformat1, tags, start)
+        (count,) = struct.unpack_from(layout.offsetformat, tags, start + 4)
+        if code not in _TELLING or kind not in _UNSIGNED:
+            continue
+        value = tags[start + layout.tagsize - layout.offsetsize : start + layout.tagsize]
+        numbers = struct.Struct(f"{tiff.byteorder}{min(count, _LONGEST_VALUE)}{_UNSIGNED[kind]}")
+        if numbers.size > layout.offsetsize:
+            file.seek(struct.unpack(layout.offsetformat, value)[0])
+            value = file.read(numbers.size)
+        if len(value) >= numbers.size:
+            found = numbers.unpack_from(value)
+            values[code] = tuple(dict.fromkeys(found)) if code in _PER_SAMPLE else found
+    return values
+
+
+def check_alike(
+    headers: Sequence[PageHeader], pages: Sequence[int], tags: Mapping[int, TellingTag], where: str
+) -> None:
+    """Refuse a file of whose pages, by number, some say otherwise than the first what their pixels are."""
+    for number in pages[1:]:
+        for code, tag in tags.items():
+            first, found = (headers[one].get(code, tag.default) for one in (pages[0], number))
+            if found != first:
+                raise DataError(
+                    f"page {number} has another {tag.name} than page {pages[0]}",
+                    expected="pages that are coded alike",
+                    where=where,
+                    remedy="save each kind as a file of its own, or convert all pages to one (Fiji: Image > Type)",
+                )
 
 
 def check_single_file(tiff: tifffile.TiffFile, where: str) -> None:

@@ -7,6 +7,7 @@ ones "#00000000" whatever their colour.
 from __future__ import annotations
 
 import re
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -43,12 +44,34 @@ def pixel_codes(mask_yxc: npt.NDArray[np.generic], where: str) -> tuple[npt.NDAr
             where=where,
             remedy="save the labels as one grey value or one 8-bit colour per class",
         )
+    if num_channels == 4 and is_one_hot(mask_yxc):
+        refuse_channels(mask_yxc, where)  # exporters of channels often call any four of them RGBA
     red_yx, green_yx, blue_yx = (mask_yxc[:, :, channel].astype(np.uint32) for channel in range(3))
     coded_yx = (red_yx << 24) | (green_yx << 16) | (blue_yx << 8) | 255
     if num_channels == 4:
         alpha_yx = mask_yxc[:, :, 3].astype(np.uint32)
         coded_yx = np.where(alpha_yx > 0, coded_yx & 0xFFFFFF00 | alpha_yx, np.uint32(0))
     return coded_yx, True
+
+
+def is_one_hot(mask_yxc: npt.NDArray[np.generic]) -> bool:
+    """Tell whether exactly one channel is set at each pixel, and more than one channel somewhere."""
+    set_yxc = mask_yxc != 0
+    return bool((set_yxc.sum(axis=2) == 1).all() and set_yxc.any(axis=(0, 1)).sum() > 1)
+
+
+def refuse_channels(mask_yxc: npt.NDArray[np.generic], where: str) -> NoReturn:
+    """Raise DataError for a mask (Y, X, C) of channels that are no colours."""
+    found, remedy = "", "keep the channel that holds the labels, or save the colours as RGB"
+    if is_one_hot(mask_yxc):
+        found = ", one of which is set at each pixel (one-hot)"
+        remedy = "save the number of the channel that is set as one grey value, such as `mask.argmax(axis=channel)`"
+    raise DataError(
+        f"a mask of {mask_yxc.shape[2]} channels{found}",
+        expected="one channel of labels, or RGB(A) colours that the file calls so",
+        where=where,
+        remedy=remedy,
+    )
 
 
 def _integers(mask_yx: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.integer]:
