@@ -160,3 +160,24 @@ def test_a_specimen_is_never_called_images_by_itself(tmp_path: Path) -> None:
     (quarry / "masks").mkdir()
     image, mask = write(quarry / "images" / "stack.tif", images), write(quarry / "masks" / "stack.tif", masks)
     assert open_pair(image, mask).name == "quarry_7"
+
+
+def test_notes_about_masks_are_told_with_those_about_images(tmp_path: Path) -> None:
+    images, _ = stacks()
+    masks = np.kron(np.indices((3, 4)).sum(0) % 2, np.ones((4, 4))).astype(np.uint8) * 255
+    paths = (
+        write(tmp_path / "i.tif", images, photometric="miniswhite"),
+        write(tmp_path / "m.tif", np.stack([masks] * 5), compression="lerc"),
+    )
+    first, second = open_pair(*paths).notes()
+    assert first.startswith("stored as MinIsWhite")
+    assert second.startswith("masks: compressed by LERC, which may be lossy")
+
+
+def test_regions_of_one_value_are_counted_for_the_question_whether_they_are_objects(tmp_path: Path) -> None:
+    images, masks = stacks(2, 2)
+    masks[:] = 0
+    masks[0, 1:3, 1:3], masks[0, 5:7, 5:7], masks[1, 0, 0], masks[1, 1, 1], masks[1, 9, 9] = 1, 2, 1, 1, 1
+    found = inspect(open_pair(write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", masks)))
+    assert found.raw_of_planes == (frozenset({0, 1, 2}), frozenset({0, 1}))
+    assert found.num_regions == 2 + 2  # pixels that touch at a corner are one region

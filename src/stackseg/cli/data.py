@@ -74,6 +74,8 @@ def add(
     Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
     class table into params.yaml if there is none, and runs `dvc add data`. They replace the untouched sample.
     """
+    from stackseg.dataset.agreement import require_one_coding
+    from stackseg.dataset.specimens import find_specimens
     from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair, require_name
     from stackseg.intake.params_update import adapt_params
 
@@ -81,9 +83,10 @@ def add(
         require_name(name)
     params = load_params()
     specimen = open_pair(images, masks, planes=_plane_numbers(planes), axes=axes, mask_axes=mask_axes)
+    fresh = replace or not DATA.exists() or _holds_sample() or not any(DATA.iterdir())
+    require_one_coding([*([] if fresh else find_specimens(DATA)), specimen], params.data.colour)
     with counting("reading") as progress:
         inspection = inspect(specimen, progress)
-    fresh = replace or not DATA.exists() or _holds_sample() or not any(DATA.iterdir())
     found = _choose_table(inspection, params, classes, fresh=fresh)
     _show(inspection, found)
     check_values(specimen, found)
@@ -170,7 +173,8 @@ def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, 
     first = specimen.mask_file(specimen.labelled[0]).info.path
     where = str(first if specimen.is_stack else first.parent)
     if fresh or not params.data.classes:
-        return propose_table(inspection.raw, planes=inspection.raw_of_planes, where=where)
+        lossy = any(specimen.mask_file(z).info.encoding.may_be_lossy for z in specimen.labelled)
+        return propose_table(inspection.raw, planes=inspection.raw_of_planes, may_be_lossy=lossy, where=where)
     present = label_table(params)
     unknown = [
         code for code in inspection.raw if code not in {c for raw in present.raw for c in raw} | set(present.ignore)

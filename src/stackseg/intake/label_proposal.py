@@ -22,7 +22,11 @@ _NEAR = 16  # grey levels that compression or interpolation may move a value by
 
 
 def propose_table(
-    counts: Mapping[RawCode, int], *, planes: Sequence[Set[RawCode]] = (), where: str = "masks"
+    counts: Mapping[RawCode, int],
+    *,
+    planes: Sequence[Set[RawCode]] = (),
+    may_be_lossy: bool = False,
+    where: str = "masks",
 ) -> LabelTable:
     """Return a table with a class for each raw code found in masks, in rising order of codes.
 
@@ -34,6 +38,9 @@ def propose_table(
         Pixels per raw code, over all planes of all masks.
     planes
         The codes of each plane, to see whether all are coded alike.
+    may_be_lossy
+        Whether the masks say that their compression changes values: then values that crowd around a frequent one are
+        one class.
     where
         File or folder named in messages.
 
@@ -52,6 +59,9 @@ def propose_table(
             where=where,
             remedy=f"annotate at least one plane that holds several classes, or {by_hand}",
         )
+    if may_be_lossy and (smeared := _smeared_classes(found)):
+        names = ("background", "foreground") if len(smeared) == 2 and 0 in smeared[0] else _numbered(len(smeared))
+        return LabelTable(names, tuple(smeared), _display_colours([raw[0] for raw in smeared]))
     if warning := label_warning(found):
         remedy = f"export labels without interpolation, smoothing or JPEG, or {by_hand}"
         if "instance" in warning:
@@ -66,8 +76,25 @@ def propose_table(
         )
     codes = sorted(found, key=lambda code: (isinstance(code, str), code))
     is_binary = len(codes) == 2 and codes[0] in (0, "#000000", "#00000000")
-    names = ("background", "foreground") if is_binary else tuple(f"class_{index}" for index in range(len(codes)))
+    names = ("background", "foreground") if is_binary else _numbered(len(codes))
     return LabelTable(names, tuple((code,) for code in codes), _display_colours(codes))
+
+
+def _numbered(num_classes: int) -> tuple[str, ...]:
+    return tuple(f"class_{index}" for index in range(num_classes))
+
+
+def _smeared_classes(counts: Mapping[RawCode, int]) -> list[tuple[RawCode, ...]]:
+    """Return the values of each class where lossy compression moved some of them a little, the true one first."""
+    numbers = sorted(code for code in counts if isinstance(code, int))
+    groups = _groups(numbers)
+    if len(numbers) < len(counts) or len(groups) == len(numbers):
+        return []
+    if len(groups) < 2 or not all(
+        len(one) == 1 or _is_blurred([counts[code] for code in one], counts) for one in groups
+    ):
+        return []
+    return [tuple(sorted(group, key=lambda code: -counts[code])) for group in groups]
 
 
 def _mixes_binary_codes(planes: Sequence[Set[RawCode]]) -> bool:
@@ -169,7 +196,7 @@ def _groups(values: list[int]) -> list[list[int]]:
 def _is_blurred(group: list[int], counts: Mapping[RawCode, int]) -> bool:
     """Tell whether neighbouring values look like one: a frequent one, and a few pixels to either side of it."""
     total = sum(group)
-    return len(group) > 1 and max(group) >= 0.9 * total and total >= 0.01 * sum(counts.values())
+    return len(group) > 1 and max(group) >= 0.75 * total and total >= 0.01 * sum(counts.values())
 
 
 def _lies_near(code: RawCode, frequent: list[RawCode]) -> bool:

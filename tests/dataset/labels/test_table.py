@@ -14,7 +14,7 @@ from skimage.transform import resize
 from stackseg.dataset.files.stack import open_stack
 from stackseg.dataset.labels.table import IGNORE_INDEX, LabelTable, RawCode, raw_counts
 from stackseg.errors import DataError, ParamsError
-from stackseg.intake.label_proposal import propose_table
+from stackseg.intake.label_proposal import instance_question, propose_table
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data is not here")
@@ -283,3 +283,42 @@ def test_real_instance_labels_and_images_are_refused() -> None:
                 counts.update(raw_counts(stack.plane(z)))
         with pytest.raises(DataError, match=found):
             propose_table(counts)
+
+
+class TestChannelsAreNoColours:
+    def test_one_channel_set_at_each_pixel_is_said_to_be_one_hot(self) -> None:
+        one_hot_yxc = np.eye(4, dtype=np.uint8)[np.arange(64).reshape(8, 8) % 4] * 255
+        with pytest.raises(DataError, match=r"m plane 0: a mask of 4 channels, one of which is set .*one-hot.*argmax"):
+            table(0, 1).map_plane(one_hot_yxc, where="m plane 0")
+        black_yxc = np.zeros((8, 8, 4), np.uint8)
+        black_yxc[..., 3] = 255  # opaque black sets one channel, too
+        assert raw_counts(black_yxc) == {"#000000": 64}
+
+
+class TestCodingsAreQuestioned:
+    def test_planes_that_say_1_and_planes_that_say_255(self) -> None:
+        counts: dict[RawCode, int] = {0: 50, 1: 20, 255: 30}
+        planes: list[frozenset[RawCode]] = [frozenset({0, 1}), frozenset({0, 255}), frozenset({0})]
+        with pytest.raises(DataError, match=r"some planes hold 0 and 1, others 0 and 255.*raw: \[1, 255\]"):
+            propose_table(counts, planes=planes)
+        together = propose_table(counts, planes=[*planes, frozenset({0, 1, 255})])  # 255 is a third class
+        assert together.raw == ((0,), (1,), (255,))
+
+    def test_a_value_per_object_is_asked_about(self) -> None:
+        objects = [frozenset(range(1 + n)) for n in (6, 9, 7)]  # numbered anew in each plane
+        assert "22 values in 3 planes" in instance_question(objects, num_regions=23)
+        assert instance_question(objects, num_regions=60) == ""  # of a class there are several regions
+        assert instance_question([frozenset({0, 1, 2})] * 3, num_regions=6) == ""  # few values: classes may be so
+        assert instance_question([frozenset({"#000000", *(f"#0000{n}0" for n in range(6))})], num_regions=6) == ""
+
+    def test_values_that_a_lossy_file_smeared_are_one_class(self) -> None:
+        counts: dict[RawCode, int] = {0: 700, 1: 70, 2: 40, 252: 6, 253: 50, 255: 690}
+        with pytest.raises(DataError, match=r"crowd at 0 to 2 and 252 to 255"):
+            propose_table(counts)
+        found = propose_table(counts, may_be_lossy=True)
+        assert found.names == ("background", "foreground")
+        assert found.raw == ((0, 1, 2), (255, 253, 252))
+        with pytest.raises(DataError, match="anti-aliased"):  # all values in between are there, too
+            propose_table({0: 700, 255: 600, **dict.fromkeys(range(10, 250, 10), 9)}, may_be_lossy=True)
+        counted: dict[RawCode, int] = {0: 500, 1: 300, 2: 400}
+        assert propose_table(counted, may_be_lossy=True).raw == ((0,), (1,), (2,))

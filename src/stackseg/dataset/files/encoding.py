@@ -58,6 +58,8 @@ class Encoding:
     """Bits of a sample, as stored: 12-bit values in 16-bit samples say 16 or 12 as the file does."""
     palette: bytes = b""
     """Red, green and blue of 8 bits per index, for palette files."""
+    may_be_lossy: bool = False
+    """Whether the file's compression may have changed values."""
 
     @property
     def is_colour(self) -> bool:
@@ -109,16 +111,17 @@ def tiff_encoding(page: tifffile.TiffPage, where: str) -> tuple[Encoding, list[s
         notes.append("JPEG-compressed: values are not exact")
     elif page.compression in _MAY_BE_LOSSY:
         notes.append(f"compressed by {_MAY_BE_LOSSY[page.compression]}, which may be lossy: values may not be exact")
+    lossy = page.compression in (*_JPEG, *_MAY_BE_LOSSY)
     bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
     if photometric == 3:
-        return palette_encoding(_colours(page), bits, notes), notes
+        return replace(palette_encoding(_colours(page), bits, notes), may_be_lossy=lossy), notes
     if photometric in (2, 6):
         alpha = samples == 4 and tuple(page.extrasamples)[-1:] in ((1,), (2,))
-        return Encoding("RGBA" if alpha else "RGB", bits), notes
+        return Encoding("RGBA" if alpha else "RGB", bits, may_be_lossy=lossy), notes
     if photometric == 0 and page.tags.get(262) is not None:
         notes.append("stored as MinIsWhite (0 is drawn white); values are kept as stored")
-        return Encoding("inverted grey" if samples == 1 else "channels", bits), notes
-    return Encoding("grey" if samples == 1 else "channels", bits), notes
+        return Encoding("inverted grey" if samples == 1 else "channels", bits, may_be_lossy=lossy), notes
+    return Encoding("grey" if samples == 1 else "channels", bits, may_be_lossy=lossy), notes
 
 
 def palette_encoding(palette: bytes, bits: int, notes: list[str]) -> Encoding:

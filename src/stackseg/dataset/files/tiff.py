@@ -49,6 +49,7 @@ class TiffPages:
                     check_single_file(self._tiff, self._where)
                     if unnamed := _unnamed_pages(self._tiff, headers):
                         self._require_axes(axes_given, len(headers), unnamed)
+                        self._tiff.close()
                         self._tiff = opened.enter_context(
                             tifffile.TiffFile(file, _multifile=False, is_imagej=False, is_ome=False, is_shaped=False)
                         )
@@ -83,7 +84,7 @@ class TiffPages:
         for one in self._series:
             check_alike(headers, _numbers(one), STORAGE, self._where)
         if self._offset is not None and self._series[0].kind == "imagej" and len(headers) == 1:
-            num_planes = len(self._series[0])
+            num_planes = math.prod(self.shape) // math.prod(self._page_shape)
             behind = (self._tiff.filehandle.size - self._offset) // self._page_bytes - num_planes
             if behind > 0:
                 found = f"its header names {num_planes} pages, and data for {behind} more lie behind them"
@@ -202,13 +203,14 @@ def _unnamed_pages(tiff: tifffile.TiffFile, headers: list[PageHeader]) -> list[i
 
 
 def _numbers(series: tifffile.TiffPageSeries) -> list[int]:
-    """Return the numbers of a series' pages in the file's chain; pages below others (SubIFDs) have none."""
-    first = series.keyframe.index
-    if series.dataoffset is not None and isinstance(first, int):
+    """Return the numbers, in the file's chain, of the pages that a series' shape takes in; SubIFDs have none."""
+    first = series.keyframe
+    num_pages = math.prod(series.shape) // max(1, math.prod(first.shape))
+    if series.dataoffset is not None and isinstance(first.index, int):
         # the data of all pages follow one another, and not all need have a header
-        num_headers = len(series.keyframe.parent.pages)
-        return [number for number in range(first, first + len(series)) if number < num_headers]
-    return [page.index for page in series if page is not None and isinstance(page.index, int)]
+        return list(range(first.index, min(first.index + num_pages, len(first.parent.pages))))
+    pages = [page.index for page in series if page is not None]
+    return [index for index in pages[:num_pages] if isinstance(index, int)]
 
 
 def _kept(letter: str, size: int) -> bool:
