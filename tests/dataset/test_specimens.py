@@ -91,6 +91,16 @@ def test_a_note_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
     assert "\n" not in caught.value.sentence()
 
 
+def test_a_note_names_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "specimen.yaml"
+    path.write_text("axes: ZYX\nplanes: [0, x]\n")
+    with pytest.raises(DataError, match=r"planes\.1: Input should be a valid integer.*found 'x'"):
+        read_note(path)
+    path.write_bytes(b"planes: [0]\nsource: {images: gr\xe9s.tif}\n")
+    with pytest.raises(DataError, match=r"specimen\.yaml: line 2 is not UTF-8"):
+        read_note(path)
+
+
 def test_a_value_that_the_table_does_not_name_is_found(tmp_path: Path) -> None:
     _, masks = pair(tmp_path)
     masks[2, 3, 4:6] = 77

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stackseg.catalog.checks import require_trainable, with_summary
+from stackseg.catalog.groups import GROUPS_FILE, read_groups, runs_of_planes
 from stackseg.dataset.channels import ColourPolicy, apply_colour
 from stackseg.dataset.fingerprints import data_digest, pixel_digest
 from stackseg.dataset.intensity_profile import PlaneFigures, intensity_profile, plane_figures
@@ -23,8 +23,6 @@ from stackseg.dataset.splits import Part, PlaneRef, assign_parts
 from stackseg.errors import DataError
 from stackseg.params import Params
 from stackseg.params.split import SplitParams
-
-GROUPS_FILE = "groups.csv"
 
 
 def build_catalog(
@@ -237,23 +235,5 @@ def _groups(data: Path, specimens: Sequence[Specimen], params: Params) -> dict[P
     if params.split.method != "groups":
         return None
     if params.split.group_size is not None:
-        size = params.split.group_size
-        return {PlaneRef(one.name, z): f"{one.name}:{z // size}" for one in specimens for z in one.labelled}
-    path = data / GROUPS_FILE
-    if not path.exists():
-        raise DataError(
-            "no such file", where=str(path), remedy="write it (specimen,plane,group), or set split.group_size"
-        )
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    try:
-        groups = {PlaneRef(row["specimen"], int(row["plane"])): row["group"] for row in rows}
-    except (KeyError, ValueError, TypeError):
-        raise DataError(
-            "columns or numbers are missing", expected="specimen,plane,group with plane numbers", where=str(path)
-        ) from None
-    for specimen in specimens:
-        for z in specimen.labelled:
-            if PlaneRef(specimen.name, z) not in groups:
-                raise DataError(f"no group for {specimen.name}/{z}", where=str(path), remedy="add its line")
-    return groups
+        return runs_of_planes(specimens, params.split.group_size)
+    return read_groups(data / GROUPS_FILE, specimens)

@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stackseg.atomic import read_text
 from stackseg.dataset.files.stack import Stack, open_stack
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.pairing import natural_pairs
-from stackseg.errors import DataError, one_line
+from stackseg.errors import DataError
+from stackseg.params.base import yaml_problem
 
 NOTE_FILE = "specimen.yaml"
 FLAT_NAME = "specimen"
@@ -223,10 +225,10 @@ def read_note(path: Path) -> SpecimenNote:
     if not path.exists():
         return SpecimenNote()
     try:
-        return SpecimenNote.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
+        return SpecimenNote.model_validate(YAML(typ="safe").load(read_text(path, DataError)) or {})
     except (ValidationError, YAMLError) as error:
         raise DataError(
-            f"not a specimen note ({one_line(error, 200)})",
+            f"not a specimen note ({yaml_problem(error)})",
             where=str(path),
             remedy="its keys are planes, axes, mask_axes, voxel_size_zyx_um and source",
         ) from None
