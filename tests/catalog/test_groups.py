@@ -39,7 +39,7 @@ def specimens(tmp_path_factory: pytest.TempPathFactory) -> list[Specimen]:
         ("\n" + PLAIN.replace("grés,0", "\n,,\ngre\u0301s,00")).encode(),
         ("group,note,plane,specimen\n" + "".join(f'"{group}",,{z},{name}\n' for name, z, group in ROWS)).encode(),
     ],
-    ids=["plain", "mark", "CRLF", "CR", "semicolons", "tabs", "spaces and case", "blank lines, accents", "more columns"],
+    ids=["plain", "mark", "CRLF", "CR", "semicolons", "tabs", "spaces and case", "blank lines, accents", "columns"],
 )  # fmt: skip
 def test_what_editors_write_is_read(specimens: list[Specimen], tmp_path: Path, content: bytes) -> None:
     (tmp_path / "groups.csv").write_bytes(content)
@@ -59,7 +59,8 @@ def test_what_editors_write_is_read(specimens: list[Specimen], tmp_path: Path, c
         ("rock,1", "rock,", r"line 3: plane '' of rock"),
         ("rock,1,left\n", "", r"groups\.csv: no group for rock/1"),
         ('"right, upper"', "right, upper", r"line 4: 4 fields; expected 3"),
-        ('"right, upper"', '"right, upper', r"line 5: no CSV"),
+        ('"right, upper"', '"right, upper', r"line 5: a quote that does not end on its line"),
+        ("left", "left" * 40_000, r"line 2: no CSV"),
         (
             "specimen,plane,group",
             "specimen,plane,part",

@@ -70,10 +70,12 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
             "no such file", where=str(path), remedy="write it (specimen,plane,group), or set split.group_size"
         ) from None
     separator = _separator(text, path)
-    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
     header: list[str] = []
     try:
         for fields in reader:
+            if any("\n" in field for field in fields):
+                raise DataError("a quote that does not end on its line", where=f"{path} line {reader.line_num}")
             row = [field.strip() for field in fields]
             while row and not row[-1]:
                 row.pop()
@@ -91,7 +93,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
                 specimen, plane, group = (found.get(name, "") for name in COLUMNS)
                 yield reader.line_num, specimen, plane, group
     except csv.Error as error:
-        raise DataError(f"no CSV ({error})", where=f"{path} line {reader.line_num}", remedy="mend its quotes") from None
+        raise DataError(f"no CSV ({error})", where=f"{path} line {reader.line_num}") from None
 
 
 def _separator(text: str, path: Path) -> str:
