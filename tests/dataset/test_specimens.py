@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from stackseg.dataset.labels.table import LabelTable
-from stackseg.dataset.specimens import find_specimens, list_images, open_specimen, read_note
+from stackseg.dataset.specimens import find_specimens, list_images, open_specimen, read_note, require_one_kind
 from stackseg.errors import DataError
 
 TABLE = LabelTable(names=("void", "grain"), raw=((0,), (5,)), display=("#000000", "#ffffff"), ignore=(9,))
@@ -44,6 +44,8 @@ def test_folders_are_specimens_in_order_and_what_else_is_there_is_none(tmp_path:
     for name in ("b", "a2", "a10"):
         pair(tmp_path / name, 3)
     (tmp_path / "notes").mkdir()
+    (tmp_path / ".a2.new").mkdir()  # a copy that was killed
+    (tmp_path / ".a2.new" / "images.tif").touch()
     (tmp_path / "groups.csv").touch()
     assert [one.name for one in find_specimens(tmp_path)] == ["a10", "a2", "b"]
 
@@ -162,3 +164,32 @@ def test_a_stack_among_single_files_is_refused(tmp_path: Path) -> None:
         write(tmp_path / kind / "1.tif", np.zeros((3, 4, 5), np.uint8))
     with pytest.raises(DataError, match=r"3 planes; expected one plane per file"):
         open_specimen(tmp_path, "fields")
+
+
+@pytest.mark.parametrize(
+    ("colour", "other", "told"),
+    [
+        ("keep", np.zeros((5, 6, 3), np.uint8), r"2\.tif: 3 channels; expected 1, as .*1\.tif has. Set data\.colour"),
+        ("grey", np.zeros((5, 6, 3), np.uint8), ""),
+        ("rgb", np.zeros((5, 6, 3), np.uint8), ""),
+        ("keep", np.zeros((5, 6), np.uint16), r"2\.tif: pixels of type uint16; expected uint8, as .*1\.tif has"),
+        ("grey", np.zeros((5, 6), np.uint16), r"2\.tif: pixels of type uint16; expected uint8"),
+        ("rgb", np.zeros((2, 5, 6), np.uint8), r"2\.tif: 2 channels; expected 1 or 3, for data\.colour is rgb"),
+    ],
+)
+def test_images_of_another_kind_are_refused(tmp_path: Path, colour: Any, other: Any, told: str) -> None:
+    for name, image in (("1", np.zeros((5, 6), np.uint8)), ("2", other)):
+        rgb = image.shape[-1] == 3
+        axes = "YXS" if rgb else "CYX"[-image.ndim :]
+        for kind, pixels in (("images", image), ("masks", np.zeros((5, 6), np.uint8))):
+            path = tmp_path / "a" / kind / f"{name}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            coloured = rgb and kind == "images"
+            meant = {"axes": axes if kind == "images" else "YX"}
+            tifffile.imwrite(path, pixels, photometric="rgb" if coloured else "minisblack", metadata=meant)
+    specimens = find_specimens(tmp_path)
+    if not told:
+        require_one_kind(specimens, colour)
+        return
+    with pytest.raises(DataError, match=told):
+        require_one_kind(specimens, colour)

@@ -18,7 +18,7 @@ from stackseg.dataset.labels.table import IGNORE_INDEX, LabelTable
 from stackseg.dataset.leakage import measure_leakage, reduce_plane
 from stackseg.dataset.normalisation import IntensityPolicy, fit_statistics
 from stackseg.dataset.records import PARTS, Catalog, ClassRecord, PlaneRecord, SpecimenRecord, label_table
-from stackseg.dataset.specimens import Specimen, find_specimens
+from stackseg.dataset.specimens import Specimen, find_specimens, require_one_kind
 from stackseg.dataset.splits import Part, PlaneRef, assign_parts
 from stackseg.errors import DataError
 from stackseg.params import Params
@@ -46,7 +46,7 @@ def build_catalog(
     """
     table = label_table(params)
     specimens = find_specimens(data)
-    _check_channels(specimens, params)
+    require_one_kind(specimens, params.data.colour)
     refs = [PlaneRef(one.name, z) for one in specimens for z in one.labelled]
     groups = _groups(data, specimens, params)
     parts = assign_parts(refs, params.split, params.seed, groups)
@@ -206,29 +206,6 @@ def _specimen_record(specimen: Specimen, records: Mapping[PlaneRef, PlaneRecord]
         notes=info.notes,
         planes=tuple(records[PlaneRef(specimen.name, z)] for z in specimen.labelled),
     )
-
-
-def _check_channels(specimens: Sequence[Specimen], params: Params) -> None:
-    if params.data.colour != "keep":
-        return
-    first = specimens[0].image_file(0).info
-    for specimen in specimens:
-        for z in specimen.labelled if not specimen.is_stack else (0,):
-            info = specimen.image_file(z).info
-            if info.num_channels != first.num_channels:
-                raise DataError(
-                    f"{info.num_channels} channels",
-                    expected=f"{first.num_channels}, as {first.path} has",
-                    where=str(info.path),
-                    remedy="set data.colour in params.yaml to grey or rgb to convert all",
-                )
-            if info.dtype != first.dtype:
-                raise DataError(
-                    f"pixels of type {info.dtype}",
-                    expected=f"{first.dtype}, as {first.path} has",
-                    where=str(info.path),
-                    remedy="convert all images to one type: their intensities are compared",
-                )
 
 
 def _groups(data: Path, specimens: Sequence[Specimen], params: Params) -> dict[PlaneRef, str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stackseg.atomic import read_text
+from stackseg.dataset.channels import ColourPolicy
 from stackseg.dataset.files.stack import Stack, open_stack
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.pairing import natural_pairs
@@ -108,15 +109,17 @@ class Specimen:
         """Name the file and plane of an image, for messages."""
         return f"{self.image_file(z).info.path} plane {z}"
 
+    def mask_where(self, z: int) -> str:
+        """Name the file and page of a mask, for messages."""
+        return f"{self.mask_file(z).info.path} plane {self.labelled.index(z)}"
+
     def plane(self, z: int) -> npt.NDArray[np.generic]:
         """Return plane z as (Y, X, C) in its raw type; not-a-number is refused."""
         return self.images.plane(z)
 
     def labels(self, z: int, table: LabelTable) -> npt.NDArray[np.uint8]:
         """Return the class indices (Y, X) of plane z."""
-        page = self.labelled.index(z)
-        file = self.mask_file(z).info.path
-        return table.map_plane(self.masks.plane(page), where=f"{file} plane {page}")
+        return table.map_plane(self.masks.plane(self.labelled.index(z)), where=self.mask_where(z))
 
 
 def find_specimens(data: Path) -> list[Specimen]:
@@ -133,8 +136,7 @@ def find_specimens(data: Path) -> list[Specimen]:
             where=str(data),
             remedy="`stackseg sample` writes a sample, `stackseg add IMAGES MASKS` adds your files, `dvc pull` fetches",
         )
-    flat = _holds_images(data)
-    nested = sorted((one for one in data.iterdir() if one.is_dir() and _holds_images(one)), key=lambda one: one.name)
+    flat, nested = holds_images(data), specimen_folders(data)
     if flat and nested:
         raise DataError(
             f"both {data / 'images'}* and specimens in folders ({nested[0].name})",
@@ -149,6 +151,12 @@ def find_specimens(data: Path) -> list[Specimen]:
             remedy="`stackseg add IMAGES MASKS` puts your files there",
         )
     return [open_specimen(data, FLAT_NAME)] if flat else [open_specimen(one, one.name) for one in nested]
+
+
+def specimen_folders(data: Path) -> list[Path]:
+    """Return the folders of specimens directly below a data folder, in order; hidden ones are left out."""
+    shown = [one for one in data.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    return sorted((one for one in shown if holds_images(one)), key=lambda one: one.name)
 
 
 def open_specimen(folder: Path, name: str) -> Specimen:
@@ -220,6 +228,34 @@ def check_shapes(specimen: Specimen) -> None:
             )
 
 
+def require_one_kind(specimens: Sequence[Specimen], colour: ColourPolicy) -> None:
+    """Refuse images that do not go together: of other channels or another type than the first.
+
+    Grey and RGB may stand side by side where `data.colour` makes them alike.
+    """
+    first = specimens[0].image_file(specimens[0].labelled[0]).info
+    for specimen in specimens:
+        for z in specimen.labelled[:1] if specimen.is_stack else specimen.labelled:
+            info = specimen.image_file(z).info
+            if info.num_channels not in ((1, 3) if colour != "keep" else (first.num_channels,)):
+                same = f"{first.num_channels}, as {first.path} has"
+                raise DataError(
+                    f"{info.num_channels} channels",
+                    expected=same if colour == "keep" else f"1 or 3, for data.colour is {colour}",
+                    where=str(info.path),
+                    remedy="set data.colour in params.yaml to grey or rgb to convert all"
+                    if colour == "keep"
+                    else "give all images the same channels, and set data.colour to keep",
+                )
+            if info.dtype != first.dtype:
+                raise DataError(
+                    f"pixels of type {info.dtype}",
+                    expected=f"{first.dtype}, as {first.path} has",
+                    where=str(info.path),
+                    remedy="convert all images to one type: their intensities are compared",
+                )
+
+
 def read_note(path: Path) -> SpecimenNote:
     """Read specimen.yaml; an absent one says nothing."""
     if not path.exists():
@@ -245,7 +281,8 @@ def list_images(folder: Path) -> list[Path]:
     return images
 
 
-def _holds_images(folder: Path) -> bool:
+def holds_images(folder: Path) -> bool:
+    """Return whether a folder is that of a specimen: it has images.tif or the like, or a folder images/."""
     return (folder / "images").is_dir() or any((folder / f"images{suffix}").exists() for suffix in SUFFIXES)
 
 

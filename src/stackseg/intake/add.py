@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from stackseg.dataset.specimens import (
 from stackseg.errors import DataError
 from stackseg.intake.write_tiff import write_stack
 
-RESERVED_NAMES = ("images", "masks", "groups.csv")
-"""Names that mean something else in data/."""
+RESERVED_NAMES = ("images", "masks", "groups")
+"""Names that mean something else in data/, whatever follows behind a dot."""
+_DEVICES = r"con|prn|aux|nul|(com|lpt)\d"  # what Windows takes for no file
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Inspection:
 
     specimen: Specimen
     raw: dict[int | str, int]
+    first_seen: dict[int | str, str]
+    """File and plane where each raw value was met first."""
     intensity_range: tuple[float, float]
     num_constant: int
 
@@ -81,15 +86,18 @@ def open_pair(
 def inspect(specimen: Specimen, progress: Callable[[int, int], None] = lambda done, all_: None) -> Inspection:
     """Read every annotated plane once: raw mask values, intensity range, constant planes; NaN is refused."""
     counts: Counter[int | str] = Counter()
+    first_seen: dict[int | str, str] = {}
     low, high, num_constant = np.inf, -np.inf, 0
     for page, z in enumerate(specimen.labelled):
         image_yxc = specimen.plane(z)
         plane_low, plane_high = float(image_yxc.min()), float(image_yxc.max())
         low, high = min(low, plane_low), max(high, plane_high)
         num_constant += plane_low == plane_high
-        counts.update(raw_counts(specimen.masks.plane(page)))
+        found, where = raw_counts(specimen.masks.plane(page), where=specimen.mask_where(z)), specimen.mask_where(z)
+        counts.update(found)
+        first_seen = dict.fromkeys(found, where) | first_seen
         progress(page + 1, len(specimen.labelled))
-    return Inspection(specimen, dict(counts), (low, high), num_constant)
+    return Inspection(specimen, dict(counts), first_seen, (low, high), num_constant)
 
 
 def check_values(specimen: Specimen, table: LabelTable) -> None:
@@ -100,14 +108,33 @@ def check_values(specimen: Specimen, table: LabelTable) -> None:
 
 def require_name(name: str) -> None:
     """Raise DataError unless a specimen may be called so: its name is that of a folder directly in data/."""
-    is_plain = re.fullmatch(r"\w[\w .+-]*", name) is not None and name == name.strip()
-    if not is_plain or name.lower() in RESERVED_NAMES:
+    is_plain = re.fullmatch(r"\w[\w .+-]*", name) is not None and name == name.rstrip(" .")
+    before_dot = name.lower().partition(".")[0]
+    if not is_plain or len(name) > _LONGEST_NAME or before_dot in RESERVED_NAMES or re.fullmatch(_DEVICES, before_dot):
         raise DataError(
             f"{name!r} cannot be the name of a specimen",
-            expected=f"letters, digits, and _ . + - or spaces within, other than {', '.join(RESERVED_NAMES)}",
+            expected=f"up to {_LONGEST_NAME} letters, digits, and _ . + - or spaces within, other than "
+            f"{', '.join(RESERVED_NAMES)}, and the names of Windows' devices",
             where="--name",
             remedy="choose another name",
         )
+
+
+def require_free(data: Path, name: str) -> None:
+    """Raise DataError where data/ holds a specimen of that name, or of one that other systems take for the same."""
+    for there in data.iterdir() if data.is_dir() else ():
+        if _folded(there.name) == _folded(name):
+            raise DataError(
+                "the specimen is there already"
+                if there.name == name
+                else f"differs from {name} only in case or in how accents are written, which macOS and Windows ignore",
+                where=str(there),
+                remedy="choose another --name, or --replace all data",
+            )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def copy_specimen(specimen: Specimen, data: Path, name: str) -> Path:
@@ -117,11 +144,8 @@ def copy_specimen(specimen: Specimen, data: Path, name: str) -> Path:
     (planes, axes, where the files came from), specimen.yaml says it.
     """
     require_name(name)
+    require_free(data, name)
     target = data / name
-    if target.exists():
-        raise DataError(
-            "the specimen is there already", where=str(target), remedy="choose another --name, or --replace all data"
-        )
     with atomic_folder(target) as temporary:
         if isinstance(specimen.images, SingleFiles):
             for z in specimen.labelled:
@@ -167,7 +191,9 @@ def _stem(path: Path) -> str:
 
 def _name_of(images: Path) -> str:
     """Return a specimen's name from its files: that of a folder above where the file is only called images."""
-    stem = _stem(images) if images.is_file() else images.name
+    stem = _stem(images) if images.is_file() else (images.name or images.resolve().name)
     folders = [one.name for one in images.resolve().parents]
-    name = next(one for one in (stem, *folders, "specimen") if one.lower() not in (*RESERVED_NAMES, "image", "stack"))
+    no_names = (*RESERVED_NAMES, "image", "mask", "stack", "")
+    name = next(one for one in (stem, *folders, "specimen") if one.lower() not in no_names)
+    name = unicodedata.normalize("NFC", name)[:_LONGEST_NAME]
     return "".join(one if one.isalnum() or one in "._-" else "_" for one in name).strip("._-") or "specimen"
