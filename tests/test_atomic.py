@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stackseg.atomic import atomic_file, atomic_folder, write_text
+from stackseg.atomic import atomic_file, atomic_folder, read_text, write_text
+from stackseg.errors import DataError, ParamsError
 
 
 def fail(path: Path, error: BaseException) -> None:
@@ -78,3 +79,23 @@ def test_a_link_to_a_folder_stays_a_link_to_the_new_one(tmp_path: Path) -> None:
         assert [one.name for one in (tmp_path / "disk" / "data").iterdir()] == [name]
     assert {one.name for one in tmp_path.iterdir()} == {"disk", "data"}
     assert [one.name for one in (tmp_path / "disk").iterdir()] == ["data"]
+
+
+def test_text_is_read_with_the_mark_and_line_ends_of_any_editor(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for content in (b"\xef\xbb\xbf\xc3\xa9\r\nb\r\n", b"\xc3\xa9\rb\r", b"\xc3\xa9\nb\n"):
+        path.write_bytes(content)
+        assert read_text(path, DataError) == "é\nb\n"
+
+
+def test_text_in_another_encoding_is_refused_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for content in (b"a\r\nb\r\n\xe9\r\n", b"\xef\xbb\xbfa\n\n\xe9", b"a\rb\r\xe9"):
+        path.write_bytes(content)
+        with pytest.raises(ParamsError, match=r"a\.csv: line 3 is not UTF-8 \(byte 0xe9.*expected UTF-8"):
+            read_text(path, ParamsError)
+    path.write_text("é", encoding="utf-16")
+    with pytest.raises(DataError, match=r"a\.csv: the file is UTF-16; expected UTF-8"):
+        read_text(path, DataError)
+    with pytest.raises(DataError, match="a folder; expected a text file"):
+        read_text(tmp_path, DataError)

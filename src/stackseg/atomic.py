@@ -1,12 +1,15 @@
-"""Atomic writes: a file or folder is written under a temporary name and then renamed."""
+"""Files and folders: written under a temporary name and then renamed, text as UTF-8 and read as that."""
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from stackseg.errors import StacksegError
 
 
 @contextmanager
@@ -54,6 +57,29 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path, refusal: type[StacksegError]) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark, with line ends of any system.
+
+    Raises
+    ------
+    refusal
+        It is a folder, or a file in another encoding; the line is named.
+    OSError
+        There is no such file.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except IsADirectoryError:
+        raise refusal("a folder", expected="a text file", where=str(path), remedy="check the path") from None
+    except UnicodeDecodeError as error:
+        if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            found, line = "the file is UTF-16", 1
+        else:
+            line = len((error.object[: error.start] + b".").splitlines())
+            found = f"line {line} is not UTF-8 (byte 0x{error.object[error.start]:02x}: is it Windows-1252?)"
+        raise refusal(found, expected="UTF-8", where=str(path), remedy="save it as UTF-8 (Excel: CSV UTF-8)") from None
 
 
 def _name_file(error: BaseException, path: Path) -> None:

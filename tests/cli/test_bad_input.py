@@ -94,6 +94,15 @@ def absurd_header(folder: Path) -> tuple[Path, Path]:
     return found
 
 
+def two_types(folder: Path) -> tuple[Path, Path]:
+    for kind in ("i", "m"):
+        (folder / kind).mkdir()
+    for z, image in enumerate((images()[0], images()[1].astype(np.uint8))):
+        write(folder / "i" / f"f{z}.tif", image)
+        write(folder / "m" / f"f{z}.tif", masks()[z])
+    return folder / "i", folder / "m"
+
+
 CASES: dict[str, tuple[Callable[[Path], tuple[Path, Path]], str]] = {
     "missing": (missing, "nothere.tif: no such file"),
     "empty": (empty, "i.tif: "),
@@ -104,6 +113,7 @@ CASES: dict[str, tuple[Callable[[Path], tuple[Path, Path]], str]] = {
     "NaN": (not_a_number, "i.tif plane 4"),
     "image as mask": (image_as_mask, "m.tif"),
     "absurd header": (absurd_header, "i.tif"),
+    "two types": (two_types, "f1.tif: pixels of type uint8; expected uint16, as "),
 }
 
 
@@ -174,10 +184,46 @@ def test_good_data_stays_when_more_is_refused(good: Path, tmp_path: Path) -> Non
         done = run("add", *make(folder), "--name", "more")
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1
-    done = run("add", *pair(folder, images(), masks()), "--name", "rock")
-    assert "the specimen is there already" in done.stderr
-    assert done.returncode == 1
+    other_value = masks()
+    other_value[3, 5, 5] = 9
+    refused = [
+        (images(), masks(), "rock", "the specimen is there already"),
+        (images(), masks(), "Rock", "rock: differs from Rock only in case"),
+        (images().astype(np.uint8), masks(), "more", "i.tif: pixels of type uint8; expected uint16, as data/rock/"),
+        (images(), other_value, "more", "m.tif plane 3: the masks hold 9, which data.classes does not name"),
+    ]
+    for image, mask, name, words in refused:
+        done = run("add", *pair(folder, image, mask), "--name", name)
+        (line,) = done.stderr.splitlines()
+        assert words in line
+        assert done.returncode == 1
     assert state(good) == before
+
+
+@pytest.mark.parametrize("command", [["sample"], ["add"], ["add", "--replace"]])
+def test_data_that_is_a_link_is_refused_before_anything_is_copied(
+    project: Path, tmp_path: Path, command: list[str]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (project / "data").symlink_to(disk, target_is_directory=True)
+    files = pair(tmp_path, images(), masks()) if command[0] == "add" else ()
+    done = run(*command, *files)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: data: it is a link to {disk}, and `dvc add` refuses links; expected a folder")
+    assert list(disk.iterdir()) == []
+    refusal = subprocess.run([sys.executable, "-m", "dvc", "add", "data"], capture_output=True, text=True, check=False)
+    assert refusal.returncode
+    assert "symlink" in refusal.stderr
+
+
+def test_a_file_manager_s_traces_leave_the_sample_a_sample(project: Path, tmp_path: Path) -> None:
+    assert run("sample").returncode == 0
+    (project / "data" / ".DS_Store").write_bytes(b"Bud1")
+    done = run("add", *pair(tmp_path, images(), masks()), "--name", "rock")
+    assert done.returncode == 0, done.stderr
+    assert [one.name for one in (project / "data").iterdir()] == ["rock"]
 
 
 def test_the_command_prints_a_line_and_a_traceback_only_when_it_is_asked_for(project: Path, tmp_path: Path) -> None:

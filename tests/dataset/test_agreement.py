@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from stackseg.dataset.agreement import require_one_coding
+from stackseg.dataset.agreement import require_agreement
 from stackseg.dataset.channels import ColourPolicy
 from stackseg.dataset.specimens import find_specimens
 from stackseg.errors import DataError
@@ -49,15 +49,15 @@ def test_an_image_that_codes_its_pixels_otherwise_is_named(
         odd = {"photometric": "minisblack", "bitspersample": 7}
     found = find_specimens(data(tmp_path, [GREY, GREY, odd], [GREY] * 3, stacks=stacks))
     with pytest.raises(DataError, match=r"c[/\w]*\.tif: .*as .*a[/\w]*\.tif has"):
-        require_one_coding(found, policy)
+        require_agreement(found, policy)
 
 
 def test_grey_beside_rgb_where_the_policy_converts(tmp_path: Path) -> None:
     found = find_specimens(data(tmp_path, [GREY, RGB], [GREY] * 2))
     for policy in ("grey", "rgb"):
-        require_one_coding(found, policy)
-    with pytest.raises(DataError, match=r"b\.tif: RGB; expected grey, as .*a\.tif has"):
-        require_one_coding(found, "keep")
+        require_agreement(found, policy)
+    with pytest.raises(DataError, match=r"b\.tif: 3 channels; expected 1, as .*a\.tif has"):
+        require_agreement(found, "keep")
 
 
 @pytest.mark.parametrize("stacks", [False, True])
@@ -67,11 +67,40 @@ def test_one_code_with_two_meanings_is_refused_over_all_specimens(
 ) -> None:
     found = find_specimens(data(tmp_path, [GREY] * 3, [one, one, other], stacks=stacks))
     with pytest.raises(DataError, match=r"c[/\w]*\.tif: .*as .*a[/\w]*\.tif has.*RGB"):
-        require_one_coding(found, "keep")
+        require_agreement(found, "keep")
 
 
 def test_masks_of_one_specimen_are_of_one_kind_and_specimens_may_differ(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.tif: RGB; expected grey, as .*a\.tif has"):
-        require_one_coding(find_specimens(data(tmp_path / "files", [GREY] * 2, [GREY, RGB])), "keep")
-    require_one_coding(find_specimens(data(tmp_path / "stacks", [GREY] * 2, [GREY, RGB], stacks=True)), "keep")
-    require_one_coding(find_specimens(data(tmp_path / "same", [GREY] * 2, [RED_PALETTE] * 2)), "keep")
+        require_agreement(find_specimens(data(tmp_path / "files", [GREY] * 2, [GREY, RGB])), "keep")
+    require_agreement(find_specimens(data(tmp_path / "stacks", [GREY] * 2, [GREY, RGB], stacks=True)), "keep")
+    require_agreement(find_specimens(data(tmp_path / "same", [GREY] * 2, [RED_PALETTE] * 2)), "keep")
+
+
+@pytest.mark.parametrize(
+    ("colour", "other", "told"),
+    [
+        ("keep", np.zeros((5, 6, 3), np.uint8), r"2\.tif: 3 channels; expected 1, as .*1\.tif has. Set data\.colour"),
+        ("grey", np.zeros((5, 6, 3), np.uint8), ""),
+        ("rgb", np.zeros((5, 6, 3), np.uint8), ""),
+        ("keep", np.zeros((5, 6), np.uint16), r"2\.tif: pixels of type uint16; expected uint8, as .*1\.tif has"),
+        ("grey", np.zeros((5, 6), np.uint16), r"2\.tif: pixels of type uint16; expected uint8"),
+        ("rgb", np.zeros((2, 5, 6), np.uint8), r"2\.tif: 2 channels; expected 1 or 3, for data\.colour is rgb"),
+    ],
+)
+def test_images_of_another_kind_are_refused(tmp_path: Path, colour: Any, other: Any, told: str) -> None:
+    for name, image in (("1", np.zeros((5, 6), np.uint8)), ("2", other)):
+        rgb = image.shape[-1] == 3
+        axes = "YXS" if rgb else "CYX"[-image.ndim :]
+        for kind, pixels in (("images", image), ("masks", np.zeros((5, 6), np.uint8))):
+            path = tmp_path / "a" / kind / f"{name}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            coloured = rgb and kind == "images"
+            meant = {"axes": axes if kind == "images" else "YX"}
+            tifffile.imwrite(path, pixels, photometric="rgb" if coloured else "minisblack", metadata=meant)
+    specimens = find_specimens(tmp_path)
+    if not told:
+        require_agreement(specimens, colour)
+        return
+    with pytest.raises(DataError, match=told):
+        require_agreement(specimens, colour)

@@ -6,7 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stackseg.dataset.fingerprints import data_digest, file_md5
+import numpy as np
+import pytest
+
+from stackseg.dataset.fingerprints import by_specimen, data_digest, file_md5
+from stackseg.dataset.splits import PlaneRef
+from stackseg.errors import DataError
+from tiny_projects import write_specimen
 
 DVC = [sys.executable, "-m", "dvc"]
 
@@ -26,3 +32,13 @@ def test_files_and_folders_have_the_digest_that_dvc_gives_them(tmp_path: Path) -
     before = data_digest(folder)
     (folder / "a.csv").rename(folder / "c.csv")
     assert data_digest(folder) != before
+
+
+def test_a_recorded_name_is_looked_up_and_no_path(tmp_path: Path) -> None:
+    for name in ("data/rock", "elsewhere"):
+        write_specimen(tmp_path / name, np.zeros((2, 4, 6), np.uint8), np.zeros((2, 4, 6), np.uint8))
+    ((found, _),) = by_specimen([PlaneRef("rock", 0)], tmp_path / "data")
+    assert found.name == "rock"
+    for name in ("../elsewhere", str(tmp_path / "elsewhere"), "./rock"):
+        with pytest.raises(DataError, match="no specimen"):
+            by_specimen([PlaneRef(name, 0)], tmp_path / "data")

@@ -44,6 +44,8 @@ def test_folders_are_specimens_in_order_and_what_else_is_there_is_none(tmp_path:
     for name in ("b", "a2", "a10"):
         pair(tmp_path / name, 3)
     (tmp_path / "notes").mkdir()
+    (tmp_path / ".a2.new").mkdir()  # a copy that was killed
+    (tmp_path / ".a2.new" / "images.tif").touch()
     (tmp_path / "groups.csv").touch()
     assert [one.name for one in find_specimens(tmp_path)] == ["a10", "a2", "b"]
 
@@ -89,6 +91,16 @@ def test_a_note_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match=r"not a specimen note.*Its keys are planes") as caught:
         read_note(path)
     assert "\n" not in caught.value.sentence()
+
+
+def test_a_note_names_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "specimen.yaml"
+    path.write_text("axes: ZYX\nplanes: [0, x]\n")
+    with pytest.raises(DataError, match=r"planes\.1: Input should be a valid integer.*found 'x'"):
+        read_note(path)
+    path.write_bytes(b"planes: [0]\nsource: {images: gr\xe9s.tif}\n")
+    with pytest.raises(DataError, match=r"specimen\.yaml: line 2 is not UTF-8"):
+        read_note(path)
 
 
 def test_a_value_that_the_table_does_not_name_is_found(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_colours_are_classes(tmp_path: Path) -> None:
         check_values(specimen, other)
 
 
-def test_png_becomes_tiff_with_the_same_values(tmp_path: Path) -> None:
+def test_png_files_are_copied_with_their_palette_and_alpha(tmp_path: Path) -> None:
     images, masks = stacks()
     for z in range(5):
         for kind, stack in (("images", images), ("masks", masks)):
@@ -89,10 +89,11 @@ def test_png_becomes_tiff_with_the_same_values(tmp_path: Path) -> None:
             iio.imwrite(tmp_path / kind / f"{z + 8}.png", stack[z])
     specimen = open_pair(tmp_path / "images", tmp_path / "masks")
     target = copy_specimen(specimen, tmp_path / "data", "fields")
-    assert sorted(one.name for one in (target / "images").iterdir()) == sorted(f"{z + 8}.tif" for z in range(5))
+    assert sorted(one.name for one in (target / "images").iterdir()) == sorted(f"{z + 8}.png" for z in range(5))
     again = open_specimen(target, "fields")
     for z in range(5):
         assert (again.plane(z)[..., 0] == images[z]).all()
+        assert (target / "masks" / f"{z + 8}.png").read_bytes() == (tmp_path / "masks" / f"{z + 8}.png").read_bytes()
 
 
 def test_anti_aliased_labels_are_refused_with_advice(tmp_path: Path) -> None:
@@ -140,8 +141,10 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "name", ["../victim", "./../victim", "a/b", "a\\b", "..", ".", "", " a", "images", "Masks", "/tmp/x"]
-)
+    "name",
+    ["../victim", "./../victim", "a/b", "a\\b", "..", ".", "", " a", "a.", "images", "Masks", "/tmp/x", "groups.csv",
+     "images.tif", "CON", "com1.old", "a\nb", "r" * 101],
+)  # fmt: skip
 def test_a_name_that_leaves_data_or_means_something_else_is_refused(tmp_path: Path, name: str) -> None:
     images, masks = stacks()
     specimen = open_pair(write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", masks))
@@ -151,6 +154,53 @@ def test_a_name_that_leaves_data_or_means_something_else_is_refused(tmp_path: Pa
         copy_specimen(specimen, tmp_path / "data", name)
     assert (tmp_path / "victim" / "thesis.txt").read_text() == "all of it"
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("..tif", "specimen"), (".hidden.tif", "hidden"), ("a b.ome.tif", "a_b"), ("gre\u0301s.tif", "grés"),
+     ("🪨.tif", "specimen"), ("r" * 180 + ".tif", "r" * 100), ("it's\n1.tif", "it_s_1")],
+)  # fmt: skip
+def test_a_name_is_made_of_the_file_s(tmp_path: Path, file: str, name: str) -> None:
+    images, masks = stacks()
+    specimen = open_pair(write(tmp_path / file, images), write(tmp_path / "m.tif", masks))
+    assert specimen.name == name
+    assert copy_specimen(specimen, tmp_path / "data", name) == tmp_path / "data" / name
+
+
+@pytest.mark.parametrize(("there", "name"), [("Rock", "rock"), ("gre\u0301s", "grés"), ("grés", "GRÉS")])
+def test_a_name_that_other_systems_take_for_one_that_is_there_is_refused(tmp_path: Path, there: str, name: str) -> None:
+    images, masks = stacks()
+    specimen = open_pair(write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", masks))
+    (tmp_path / "data" / there).mkdir(parents=True)
+    with pytest.raises(DataError, match=f"{there}: differs from {name} only in case or in how accents are written"):
+        copy_specimen(specimen, tmp_path / "data", name)
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (np.full((12, 16), 0.5, np.float32), "a floating-point mask whose values are no whole numbers on 192 pixels"),
+        (np.zeros((2, 12, 16), np.uint8), "a mask of 2 channels"),
+    ],
+)
+def test_a_mask_that_holds_no_labels_is_named(tmp_path: Path, broken: np.ndarray, told: str) -> None:
+    images, masks = stacks()
+    for z in range(3):
+        write(tmp_path / "images" / f"f{z}.tif", images[z], metadata={"axes": "YX"})
+        axes = "CYX" if broken.ndim == 3 and z == 1 else "YX"
+        write(tmp_path / "masks" / f"f{z}.tif", broken if z == 1 else masks[z], metadata={"axes": axes})
+    specimen = open_pair(tmp_path / "images", tmp_path / "masks")
+    with pytest.raises(DataError, match=rf"masks/f1\.tif plane 0: {told}"):
+        inspect(specimen)
+
+
+def test_a_raw_value_is_known_by_the_mask_where_it_is_first(tmp_path: Path) -> None:
+    images, masks = stacks()
+    masks[2:, 3, 4] = 9
+    found = inspect(open_pair(write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", masks)))
+    mask = tmp_path / "m.tif"
+    assert found.first_seen == {1: f"{mask} plane 0", 4: f"{mask} plane 0", 9: f"{mask} plane 2"}
 
 
 def test_a_specimen_is_never_called_images_by_itself(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ class TestBadInput:
 
     def test_no_text(self, tmp_path: Path) -> None:
         (tmp_path / "params.yaml").write_bytes(b"seed: \xff\xfe")
-        with pytest.raises(ParamsError, match="not valid YAML"):
+        with pytest.raises(ParamsError, match=r"params\.yaml: line 1 is not UTF-8 \(byte 0xff"):
             read_params(tmp_path / "params.yaml")
 
     def test_no_file(self, tmp_path: Path) -> None:
@@ -348,7 +348,8 @@ class TestReadClasses:
         assert "\n" not in str(caught.value)
 
     def test_unreadable(self, tmp_path: Path) -> None:
-        (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
-        for name, told in (("none.yaml", "no such file"), ("bytes.yaml", "not a class table"), (".", "a folder")):
+        (tmp_path / "bytes.yaml").write_bytes(self.TABLE.replace("rock", "gr\xe9s").encode("latin-1"))
+        told_of = {"none.yaml": "no such file", "bytes.yaml": r"bytes\.yaml: line 2 is not UTF-8", ".": "a folder"}
+        for name, told in told_of.items():
             with pytest.raises(ParamsError, match=told):
                 read_classes(tmp_path / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stackseg.catalog.checks import require_trainable, with_summary
-from stackseg.dataset.agreement import require_one_coding
+from stackseg.catalog.groups import GROUPS_FILE, read_groups, runs_of_planes
+from stackseg.dataset.agreement import require_agreement
 from stackseg.dataset.channels import ColourPolicy, apply_colour
 from stackseg.dataset.fingerprints import data_digest, pixel_digest
 from stackseg.dataset.intensity_profile import PlaneFigures, intensity_profile, plane_figures
@@ -24,8 +24,6 @@ from stackseg.dataset.splits import Part, PlaneRef, assign_parts
 from stackseg.errors import DataError
 from stackseg.params import Params
 from stackseg.params.split import SplitParams
-
-GROUPS_FILE = "groups.csv"
 
 
 def build_catalog(
@@ -49,8 +47,7 @@ def build_catalog(
     """
     table = label_table(params)
     specimens = find_specimens(data)
-    _check_channels(specimens, params)
-    require_one_coding(specimens, params.data.colour)
+    require_agreement(specimens, params.data.colour)
     refs = [PlaneRef(one.name, z) for one in specimens for z in one.labelled]
     groups = _groups(data, specimens, params)
     parts = assign_parts(refs, params.split, params.seed, groups)
@@ -212,50 +209,9 @@ def _specimen_record(specimen: Specimen, records: Mapping[PlaneRef, PlaneRecord]
     )
 
 
-def _check_channels(specimens: Sequence[Specimen], params: Params) -> None:
-    if params.data.colour != "keep":
-        return
-    first = specimens[0].image_file(0).info
-    for specimen in specimens:
-        for z in specimen.labelled if not specimen.is_stack else (0,):
-            info = specimen.image_file(z).info
-            if info.num_channels != first.num_channels:
-                raise DataError(
-                    f"{info.num_channels} channels",
-                    expected=f"{first.num_channels}, as {first.path} has",
-                    where=str(info.path),
-                    remedy="set data.colour in params.yaml to grey or rgb to convert all",
-                )
-            if info.dtype != first.dtype:
-                raise DataError(
-                    f"pixels of type {info.dtype}",
-                    expected=f"{first.dtype}, as {first.path} has",
-                    where=str(info.path),
-                    remedy="convert all images to one type: their intensities are compared",
-                )
-
-
 def _groups(data: Path, specimens: Sequence[Specimen], params: Params) -> dict[PlaneRef, str] | None:
     if params.split.method != "groups":
         return None
     if params.split.group_size is not None:
-        size = params.split.group_size
-        return {PlaneRef(one.name, z): f"{one.name}:{z // size}" for one in specimens for z in one.labelled}
-    path = data / GROUPS_FILE
-    if not path.exists():
-        raise DataError(
-            "no such file", where=str(path), remedy="write it (specimen,plane,group), or set split.group_size"
-        )
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    try:
-        groups = {PlaneRef(row["specimen"], int(row["plane"])): row["group"] for row in rows}
-    except (KeyError, ValueError, TypeError):
-        raise DataError(
-            "columns or numbers are missing", expected="specimen,plane,group with plane numbers", where=str(path)
-        ) from None
-    for specimen in specimens:
-        for z in specimen.labelled:
-            if PlaneRef(specimen.name, z) not in groups:
-                raise DataError(f"no group for {specimen.name}/{z}", where=str(path), remedy="add its line")
-    return groups
+        return runs_of_planes(specimens, params.split.group_size)
+    return read_groups(data / GROUPS_FILE, specimens)

@@ -42,6 +42,7 @@ def sample(
     from stackseg.dataset.fingerprints import data_digest
     from stackseg.intake.sample import write_sample
 
+    _require_real_folder()
     _refuse_to_overwrite()
     write_sample(DATA, (planes, height, width), seed=seed)
     say(f"wrote {DATA}/images.tif and {DATA}/masks.tif: {planes} planes of {height}×{width} pixels, uint16")
@@ -74,29 +75,33 @@ def add(
     Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
     class table into params.yaml if there is none, and runs `dvc add data`. They replace the untouched sample.
     """
-    from stackseg.dataset.agreement import require_one_coding
-    from stackseg.dataset.specimens import find_specimens
-    from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair, require_name
+    from stackseg.dataset.agreement import require_agreement
+    from stackseg.dataset.specimens import find_specimens, holds_images
+    from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair, require_free, require_name
     from stackseg.intake.params_update import adapt_params
 
     if name is not None:
         require_name(name)
+    _require_real_folder()
     params = load_params()
     specimen = open_pair(images, masks, planes=_plane_numbers(planes), axes=axes, mask_axes=mask_axes)
-    fresh = replace or not DATA.exists() or _holds_sample() or not any(DATA.iterdir())
-    require_one_coding([*([] if fresh else find_specimens(DATA)), specimen], params.data.colour)
-    with counting("reading") as progress:
-        inspection = inspect(specimen, progress)
-    found = _choose_table(inspection, params, classes, fresh=fresh)
-    _show(inspection, found)
-    check_values(specimen, found)
     chosen_name = name or specimen.name
-    if not fresh and (DATA / "images.tif").exists():
+    require_name(chosen_name)
+    fresh = replace or not DATA.exists() or _holds_sample() or not any(DATA.iterdir())
+    if not fresh and holds_images(DATA):
         raise DataError(
             "data/ holds one stack without a folder of its own",
             where=str(DATA),
             remedy="move its files into data/<specimen>/ first, or start over with --replace",
         )
+    require_agreement([*([] if fresh else find_specimens(DATA)), specimen], params.data.colour)
+    if not fresh:
+        require_free(DATA, chosen_name)
+    with counting("reading") as progress:
+        inspection = inspect(specimen, progress)
+    found = _choose_table(inspection, params, classes, fresh=fresh)
+    _show(inspection, found)
+    check_values(specimen, found)
     if fresh:
         with atomic_folder(DATA) as temporary:
             copy_specimen(specimen, temporary, chosen_name)
@@ -183,7 +188,7 @@ def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, 
         raise ParamsError(
             f"the masks hold {', '.join(map(str, unknown[:5]))}, which data.classes does not name",
             expected=f"the table that is there: {', '.join(present.names)}",
-            where=where,
+            where=inspection.first_seen[unknown[0]],
             remedy="give a table for all specimens by --classes FILE (raw takes a list), or start over with --replace",
         )
     return present
@@ -235,6 +240,20 @@ def _holds_sample() -> bool:
     from stackseg.intake.sample import is_untouched_sample
 
     return is_untouched_sample(DATA)
+
+
+def _require_real_folder() -> None:
+    """Refuse a data/ that is a link before anything is copied through it: DVC does not track what lies behind one."""
+    if DATA.is_symlink():
+        raise DataError(
+            f"it is a link to {DATA.readlink()}, and `dvc add` refuses links",
+            expected="a folder",
+            where=str(DATA),
+            remedy="remove the link; large files can be on another disk if DVC's cache is there (`dvc cache dir PATH`) "
+            "and data/ holds links into it (`dvc config cache.type symlink`)",
+        )
+    if DATA.exists() and not DATA.is_dir():
+        raise DataError("it is a file", expected="a folder", where=str(DATA), remedy="move it elsewhere")
 
 
 def _refuse_to_overwrite() -> None:

@@ -12,13 +12,12 @@ from stackseg.errors import DataError
 _GREY = ("grey", "inverted grey")
 
 
-def require_one_coding(specimens: Sequence[Specimen], colour: ColourPolicy) -> None:
-    """Refuse images or masks that code their pixels in different ways, naming two files.
+def require_agreement(specimens: Sequence[Specimen], colour: ColourPolicy) -> None:
+    """Refuse images or masks that do not go together, naming two files.
 
-    Images have to agree over the whole data set: in what their samples mean, in their bits, and in their palette.
-    Where `data.colour` converts, grey images may stand beside RGB. Masks have to agree within a specimen; specimens
-    may differ, for the class table names all their codes, but not where one code means two things: another palette,
-    or grey that is drawn the other way round.
+    Images have to agree in type, channels, bits, palette and in what their samples mean; grey and RGB may stand side by
+    side where `data.colour` converts. Masks have to agree within a specimen. Specimens may differ, for the class table
+    names all their codes, but not where one code means two things: another palette, or grey drawn the other way round.
 
     Raises
     ------
@@ -28,6 +27,7 @@ def require_one_coding(specimens: Sequence[Specimen], colour: ColourPolicy) -> N
     images = [info for one in specimens for info in _image_files(one)]
     for info in images:
         first = images[0]
+        _require_same_pixels(info, first, colour)
         mixed = colour != "keep" and {first.encoding.kind, info.encoding.kind} == {"grey", "RGB"}
         if problem := "" if mixed else info.encoding.conflict(first.encoding):
             raise _disagree(problem, info, first, "convert all images to one kind, such as Fiji: Image > Type > 8-bit")
@@ -39,6 +39,26 @@ def require_one_coding(specimens: Sequence[Specimen], colour: ColourPolicy) -> N
         _require_alike(_mask_files(specimen), remedy)
     for kinds in (_GREY, ("palette",)):
         _require_alike((i for one in specimens for i in _mask_files(one) if i.encoding.kind in kinds), remedy)
+
+
+def _require_same_pixels(info: StackInfo, first: StackInfo, colour: ColourPolicy) -> None:
+    if info.num_channels not in ((1, 3) if colour != "keep" else (first.num_channels,)):
+        same = f"{first.num_channels}, as {first.path} has"
+        raise DataError(
+            f"{info.num_channels} channels",
+            expected=same if colour == "keep" else f"1 or 3, for data.colour is {colour}",
+            where=str(info.path),
+            remedy="set data.colour in params.yaml to grey or rgb to convert all"
+            if colour == "keep"
+            else "give all images the same channels, and set data.colour to keep",
+        )
+    if info.dtype != first.dtype:
+        raise DataError(
+            f"pixels of type {info.dtype}",
+            expected=f"{first.dtype}, as {first.path} has",
+            where=str(info.path),
+            remedy="convert all images to one type: their intensities are compared",
+        )
 
 
 def _require_alike(files: Iterable[StackInfo], remedy: str) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from stackseg.atomic import write_text
 from stackseg.dataset.intensity_profile import IntensityProfile
@@ -190,7 +190,7 @@ def read_catalog(path: Path) -> Catalog:
         raise DataError(
             "no such file", where=str(path), remedy="`dvc repro catalog` or `stackseg catalog` writes it"
         ) from None
-    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:  # no text, no JSON, no mapping, not these fields
         raise DataError(
             f"not a catalogue ({one_line(error)})", where=str(path), remedy="`dvc repro -f catalog`"
         ) from None

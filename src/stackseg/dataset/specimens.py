@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stackseg.atomic import read_text
 from stackseg.dataset.files.stack import Stack, open_stack
 from stackseg.dataset.labels.codes import refuse_channels
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.pairing import natural_pairs
-from stackseg.errors import DataError, one_line
+from stackseg.errors import DataError
+from stackseg.params.base import yaml_problem
 
 NOTE_FILE = "specimen.yaml"
 FLAT_NAME = "specimen"
@@ -154,8 +156,7 @@ def find_specimens(data: Path) -> list[Specimen]:
             where=str(data),
             remedy="`stackseg sample` writes a sample, `stackseg add IMAGES MASKS` adds your files, `dvc pull` fetches",
         )
-    flat = _holds_images(data)
-    nested = sorted((one for one in data.iterdir() if one.is_dir() and _holds_images(one)), key=lambda one: one.name)
+    flat, nested = holds_images(data), specimen_folders(data)
     if flat and nested:
         raise DataError(
             f"both {data / 'images'}* and specimens in folders ({nested[0].name})",
@@ -170,6 +171,12 @@ def find_specimens(data: Path) -> list[Specimen]:
             remedy="`stackseg add IMAGES MASKS` puts your files there",
         )
     return [open_specimen(data, FLAT_NAME)] if flat else [open_specimen(one, one.name) for one in nested]
+
+
+def specimen_folders(data: Path) -> list[Path]:
+    """Return the folders of specimens directly below a data folder, in order; hidden ones are left out."""
+    shown = [one for one in data.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    return sorted((one for one in shown if holds_images(one)), key=lambda one: one.name)
 
 
 def open_specimen(folder: Path, name: str) -> Specimen:
@@ -246,10 +253,10 @@ def read_note(path: Path) -> SpecimenNote:
     if not path.exists():
         return SpecimenNote()
     try:
-        return SpecimenNote.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
+        return SpecimenNote.model_validate(YAML(typ="safe").load(read_text(path, DataError)) or {})
     except (ValidationError, YAMLError) as error:
         raise DataError(
-            f"not a specimen note ({one_line(error, 200)})",
+            f"not a specimen note ({yaml_problem(error)})",
             where=str(path),
             remedy="its keys are planes, axes, mask_axes, voxel_size_zyx_um and source",
         ) from None
@@ -266,7 +273,8 @@ def list_images(folder: Path) -> list[Path]:
     return images
 
 
-def _holds_images(folder: Path) -> bool:
+def holds_images(folder: Path) -> bool:
+    """Return whether a folder is that of a specimen: it has images.tif or the like, or a folder images/."""
     return (folder / "images").is_dir() or any((folder / f"images{suffix}").exists() for suffix in SUFFIXES)
 
 

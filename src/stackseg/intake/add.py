@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from ruamel.yaml import YAML
 from skimage.measure import label
 
 from stackseg.atomic import atomic_folder
-from stackseg.dataset.files.stack import open_stack
 from stackseg.dataset.labels.table import LabelTable, raw_counts
 from stackseg.dataset.specimens import (
     NOTE_FILE,
@@ -26,10 +26,11 @@ from stackseg.dataset.specimens import (
     open_files,
 )
 from stackseg.errors import DataError
-from stackseg.intake.write_tiff import write_stack
 
-RESERVED_NAMES = ("images", "masks", "groups.csv")
-"""Names that mean something else in data/."""
+RESERVED_NAMES = ("images", "masks", "groups")
+"""Names that mean something else in data/, whatever follows behind a dot."""
+_DEVICES = r"con|prn|aux|nul|(com|lpt)\d"  # what Windows takes for no file
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Inspection:
     raw_of_planes: tuple[frozenset[int | str], ...]
     num_regions: int
     """Connected regions of one value other than 0, over all grey masks."""
+    first_seen: dict[int | str, str]
+    """File and plane where each raw value was met first."""
     intensity_range: tuple[float, float]
     num_constant: int
 
@@ -87,20 +90,31 @@ def inspect(specimen: Specimen, progress: Callable[[int, int], None] = lambda do
     counts: Counter[int | str] = Counter()
     codes_of_planes = []
     num_regions = 0
+    first_seen: dict[int | str, str] = {}
     low, high, num_constant = np.inf, -np.inf, 0
-    for page, z in enumerate(specimen.labelled):
+    for done, z in enumerate(specimen.labelled):
         image_yxc = specimen.plane(z)
         plane_low, plane_high = float(image_yxc.min()), float(image_yxc.max())
         low, high = min(low, plane_low), max(high, plane_high)
         num_constant += plane_low == plane_high
+        where = specimen.mask_where(z)
         mask_yxc = specimen.raw_mask(z)
-        raw = raw_counts(mask_yxc, where=specimen.mask_where(z))
-        counts.update(raw)
-        codes_of_planes.append(frozenset(raw))
+        found = raw_counts(mask_yxc, where=where)
+        counts.update(found)
+        codes_of_planes.append(frozenset(found))
+        first_seen = dict.fromkeys(found, where) | first_seen
         if mask_yxc.shape[2] == 1:
             num_regions += int(label(mask_yxc[:, :, 0].astype(np.int64), connectivity=2).max())
-        progress(page + 1, len(specimen.labelled))
-    return Inspection(specimen, dict(counts), tuple(codes_of_planes), num_regions, (low, high), num_constant)
+        progress(done + 1, len(specimen.labelled))
+    return Inspection(
+        specimen=specimen,
+        raw=dict(counts),
+        raw_of_planes=tuple(codes_of_planes),
+        num_regions=num_regions,
+        first_seen=first_seen,
+        intensity_range=(low, high),
+        num_constant=num_constant,
+    )
 
 
 def check_values(specimen: Specimen, table: LabelTable) -> None:
@@ -111,28 +125,44 @@ def check_values(specimen: Specimen, table: LabelTable) -> None:
 
 def require_name(name: str) -> None:
     """Raise DataError unless a specimen may be called so: its name is that of a folder directly in data/."""
-    is_plain = re.fullmatch(r"\w[\w .+-]*", name) is not None and name == name.strip()
-    if not is_plain or name.lower() in RESERVED_NAMES:
+    is_plain = re.fullmatch(r"\w[\w .+-]*", name) is not None and name == name.rstrip(" .")
+    before_dot = name.lower().partition(".")[0]
+    if not is_plain or len(name) > _LONGEST_NAME or before_dot in RESERVED_NAMES or re.fullmatch(_DEVICES, before_dot):
         raise DataError(
             f"{name!r} cannot be the name of a specimen",
-            expected=f"letters, digits, and _ . + - or spaces within, other than {', '.join(RESERVED_NAMES)}",
+            expected=f"up to {_LONGEST_NAME} letters, digits, and _ . + - or spaces within, other than "
+            f"{', '.join(RESERVED_NAMES)}, and the names of Windows' devices",
             where="--name",
             remedy="choose another name",
         )
 
 
+def require_free(data: Path, name: str) -> None:
+    """Raise DataError where data/ holds a specimen of that name, or of one that other systems take for the same."""
+    for there in data.iterdir() if data.is_dir() else ():
+        if _folded(there.name) == _folded(name):
+            raise DataError(
+                "the specimen is there already"
+                if there.name == name
+                else f"differs from {name} only in case or in how accents are written, which macOS and Windows ignore",
+                where=str(there),
+                remedy="choose another --name, or --replace all data",
+            )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 def copy_specimen(specimen: Specimen, data: Path, name: str) -> Path:
     """Copy a specimen's files into data/<name>/, whole or not at all.
 
-    TIFF files are copied byte for byte; PNG files become TIFF with the same values. Where there is something to note
+    Files are copied byte for byte. Where there is something to note
     (planes, axes, where the files came from), specimen.yaml says it.
     """
     require_name(name)
+    require_free(data, name)
     target = data / name
-    if target.exists():
-        raise DataError(
-            "the specimen is there already", where=str(target), remedy="choose another --name, or --replace all data"
-        )
     with atomic_folder(target) as temporary:
         if isinstance(specimen.images, SingleFiles):
             for z in specimen.labelled:
@@ -148,15 +178,9 @@ def copy_specimen(specimen: Specimen, data: Path, name: str) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy an image file to `target` plus .tif."""
+    """Copy an image file byte for byte to `target` plus .tif or .png."""
     target.parent.mkdir(exist_ok=True)
-    written = target.with_name(f"{target.name}.tif")
-    if source.suffix.lower() == ".png":
-        with open_stack(source) as stack:
-            planes = [stack.plane(z) for z in range(len(stack))]
-            write_stack(written, planes, num_planes=len(planes))
-    else:
-        shutil.copyfile(source, written)
+    shutil.copyfile(source, target.with_name(f"{target.name}{'.png' if source.suffix.lower() == '.png' else '.tif'}"))
 
 
 def _sources(images: Path, masks: Path) -> dict[str, str]:
@@ -178,7 +202,9 @@ def _stem(path: Path) -> str:
 
 def _name_of(images: Path) -> str:
     """Return a specimen's name from its files: that of a folder above where the file is only called images."""
-    stem = _stem(images) if images.is_file() else images.name
+    stem = _stem(images) if images.is_file() else (images.name or images.resolve().name)
     folders = [one.name for one in images.resolve().parents]
-    name = next(one for one in (stem, *folders, "specimen") if one.lower() not in (*RESERVED_NAMES, "image", "stack"))
+    no_names = (*RESERVED_NAMES, "image", "mask", "stack", "")
+    name = next(one for one in (stem, *folders, "specimen") if one.lower() not in no_names)
+    name = unicodedata.normalize("NFC", name)[:_LONGEST_NAME]
     return "".join(one if one.isalnum() or one in "._-" else "_" for one in name).strip("._-") or "specimen"

@@ -131,13 +131,18 @@ def write_sample(folder: Path, shape_zyx: tuple[int, int, int] = DEFAULT_SHAPE_Z
 
 def is_untouched_sample(folder: Path) -> bool:
     """Return whether a folder holds what `write_sample` wrote, of whatever size and seed, unedited and alone."""
-    if not folder.is_dir() or sorted(path.name for path in folder.iterdir()) != list(_NAMES):
+    if not folder.is_dir() or _shown_names(folder) != list(_NAMES):
         return False
     try:
         seals, digests = zip(*(_unsealed_sha256(folder / name) for name in _NAMES), strict=True)
     except OSError:  # what cannot be read is not known to be the sample
         return False
     return set(seals) == {_SEAL % digests}
+
+
+def _shown_names(folder: Path) -> list[str]:
+    """Return the names in a folder but hidden ones, such as those that file managers leave."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _write_tiff(path: Path, volume_zyx: Images | Masks, seed: int) -> None:

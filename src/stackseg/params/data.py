@@ -10,8 +10,9 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stackseg.errors import ParamsError, one_line
-from stackseg.params.base import Section
+from stackseg.atomic import read_text
+from stackseg.errors import ParamsError
+from stackseg.params.base import Section, yaml_problem
 
 
 def _colour(text: str) -> str:
@@ -82,15 +83,13 @@ def read_classes(path: Path) -> DataParams:
         The file is missing or is no such table.
     """
     try:
-        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        tree = YAML(typ="safe").load(read_text(path, ParamsError))
         return DataParams.model_validate({"classes": tree} if isinstance(tree, list) else tree)
     except FileNotFoundError:
         raise ParamsError("no such file", where=str(path), remedy="check --classes") from None
-    except IsADirectoryError:
-        raise ParamsError("a folder", expected="a YAML file", where=str(path), remedy="check --classes") from None
-    except (ValidationError, YAMLError, UnicodeDecodeError) as error:
+    except (ValidationError, YAMLError) as error:
         raise ParamsError(
-            f"not a class table ({one_line(error)})",
+            f"not a class table ({yaml_problem(error)})",
             expected='a list such as `- {name: quartz, raw: 2, display: "#9aa5b1"}`',
             where=str(path),
         ) from None

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from stackseg.atomic import write_text
+from stackseg.atomic import read_text, write_text
 from stackseg.errors import ParamsError
 from stackseg.params.augment import AugmentParams
 from stackseg.params.base import Section
@@ -114,12 +114,12 @@ def read_tree(path: Path) -> Any:
     try:
         yaml = YAML(typ="rt")
         yaml.preserve_quotes = True
-        tree = yaml.load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(read_text(path, ParamsError))
     except FileNotFoundError:
         raise ParamsError(
             "no such file", where=str(path), remedy="run from the project's root, where params.yaml is"
         ) from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except YAMLError as error:
         raise ParamsError(f"not valid YAML ({error})", where=str(path), remedy="mend the line named above") from None
     if not isinstance(tree, dict):
         raise ParamsError("holds no sections", where=str(path), expected="a mapping of sections")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
 
+from stackseg.atomic import read_text
 from stackseg.errors import ParamsError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def require_dependency(pipeline: Path, stage: str, name: str) -> None:
     """
     if not pipeline.exists():
         return
-    tree = YAML(typ="safe").load(pipeline.read_text(encoding="utf-8"))
+    tree = YAML(typ="safe").load(read_text(pipeline, ParamsError))
     deps = tree.get("stages", {}).get(stage, {}).get("deps", [])
     if Path(name) not in {Path(one) for one in deps if isinstance(one, str)}:
         raise ParamsError(

@@ -19,12 +19,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from mlflow.utils.time import get_current_time_millis
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from stackseg.atomic import write_text
 from stackseg.dataset.records import Catalog
 from stackseg.dataset.splits import Part
-from stackseg.errors import DataError, StoreError
+from stackseg.errors import DataError, StoreError, one_line
 from stackseg.evaluation.plots import draw_curves, overlay_panel
 from stackseg.model.bundle import BundleSpec
 from stackseg.params import Params
@@ -58,10 +58,8 @@ def read_run(path: Path) -> RunRecord:
         return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError("no such file", where=str(path), remedy="`dvc repro train` or `dvc pull`") from None
-    except ValidationError as error:
-        raise DataError(
-            f"not a run record ({error.error_count()} errors)", where=str(path), remedy="train again"
-        ) from None
+    except ValueError as error:
+        raise DataError(f"not a run record ({one_line(error)})", where=str(path), remedy="train again") from None
 
 
 class TrainingRun:

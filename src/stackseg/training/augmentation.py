@@ -22,6 +22,7 @@ from albumentations.core.type_definitions import Targets
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stackseg.atomic import read_text
 from stackseg.dataset.labels.table import IGNORE_INDEX
 from stackseg.errors import ParamsError
 
@@ -214,9 +215,9 @@ def load_pipeline(path: str | Path) -> Mapping[str, Any]:
         holds transforms that do not fit standardised patches.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(Path(path), ParamsError)
         serialised = json.loads(text) if Path(path).suffix.lower() == ".json" else YAML(typ="safe").load(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, YAMLError) as error:
+    except (OSError, json.JSONDecodeError, YAMLError) as error:
         raise _unfit(f"{path} cannot be read ({error})") from error
     if not isinstance(serialised, dict) or not isinstance(serialised.get("transform"), dict):
         raise _unfit(f"{path} is not a pipeline of albumentations", expected="what its A.save writes, JSON or YAML")
