@@ -75,7 +75,7 @@ def add(
     Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
     class table into params.yaml if there is none, and runs `dvc add data`. They replace the untouched sample.
     """
-    from stackseg.dataset.specimens import holds_images, open_specimen, require_one_kind, specimen_folders
+    from stackseg.dataset.specimens import holds_images, left_out, open_specimen, require_one_kind, specimen_folders
     from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair, require_free, require_name
     from stackseg.intake.params_update import adapt_params
 
@@ -101,6 +101,10 @@ def add(
         inspection = inspect(specimen, progress)
     found = _choose_table(inspection, params, classes, fresh=fresh)
     _show(inspection, found)
+    for folder in (images, masks):
+        if folder.is_dir() and (others := left_out(folder)):
+            more = ", …" if len(others) > 5 else ""
+            say(f"note: left out of {folder}, for they are no images: {', '.join(map(repr, others[:5]))}{more}")
     check_values(specimen, found)
     if fresh:
         with atomic_folder(DATA) as temporary:
