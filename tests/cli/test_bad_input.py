@@ -221,8 +221,14 @@ def test_data_that_is_a_link_is_refused_before_anything_is_copied(
 def test_a_file_manager_s_traces_leave_the_sample_a_sample(project: Path, tmp_path: Path) -> None:
     assert run("sample").returncode == 0
     (project / "data" / ".DS_Store").write_bytes(b"Bud1")
-    done = run("add", *pair(tmp_path, images(), masks()), "--name", "rock")
+    for kind, stack in (("i", images()), ("m", masks())):
+        (tmp_path / kind).mkdir()
+        for z in range(6):
+            write(tmp_path / kind / f"{z}.tif", stack[z])
+    (tmp_path / "i" / "Thumbs.db").touch()
+    done = run("add", tmp_path / "i", tmp_path / "m", "--name", "rock")
     assert done.returncode == 0, done.stderr
+    assert "i, for they are no images: 'Thumbs.db'" in " ".join(done.stdout.split())
     assert [one.name for one in (project / "data").iterdir()] == ["rock"]
 
 

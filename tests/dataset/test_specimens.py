@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import tifffile
 
 from stackseg.dataset.labels.table import LabelTable
-from stackseg.dataset.specimens import find_specimens, list_images, open_specimen, read_note
+from stackseg.dataset.specimens import find_specimens, left_out, list_images, open_specimen, read_note
 from stackseg.errors import DataError
 
 TABLE = LabelTable(names=("void", "grain"), raw=((0,), (5,)), display=("#000000", "#ffffff"), ignore=(9,))
@@ -164,3 +165,27 @@ def test_a_stack_among_single_files_is_refused(tmp_path: Path) -> None:
         write(tmp_path / kind / "1.tif", np.zeros((3, 4, 5), np.uint8))
     with pytest.raises(DataError, match=r"3 planes; expected one plane per file"):
         open_specimen(tmp_path, "fields")
+
+
+def test_what_else_lies_in_a_folder_of_files_is_left_out_and_named(tmp_path: Path) -> None:
+    for name in ("f1.tif", "F2.TIF", "f3.TIFF", "f4.png", "._f1.tif", ".DS_Store", "Thumbs.db", "Icon\r", "a\n.tif"):
+        (tmp_path / name).touch()
+    (tmp_path / "more").mkdir()
+    assert sorted(one.name for one in list_images(tmp_path)) == ["F2.TIF", "a\n.tif", "f1.tif", "f3.TIFF", "f4.png"]
+    assert left_out(tmp_path) == ["Icon\r", "Thumbs.db", "more"]
+    (tmp_path / "more" / "most").mkdir()
+    with pytest.raises(DataError, match=r"0 files and 1 folders, none of them .*folders within are not read"):
+        list_images(tmp_path / "more")
+
+
+def test_what_is_called_an_image_and_is_no_file_is_refused(tmp_path: Path) -> None:
+    def link(path: Path) -> None:
+        path.symlink_to(tmp_path / "gone.tif")
+
+    for number, (make, told) in enumerate(((Path.mkdir, "a folder"), (os.mkfifo, "a pipe"), (link, "leads nowhere"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "f1.tif").touch()
+        make(folder / "f9.tif")
+        with pytest.raises(DataError, match=rf"f9\.tif: .*{told}.*; expected an image file"):
+            list_images(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     image, mask = write(tmp_path / "i.tif", images), write(tmp_path / "m.tif", masks)
     with pytest.raises(DataError, match=r"nothere\.tif: no such file"):
         open_pair(image, tmp_path / "nothere.tif")
+    os.mkfifo(tmp_path / "pipe.tif")
+    with pytest.raises(DataError, match=r"pipe\.tif: a pipe or device; expected a file or folder"):
+        open_pair(image, tmp_path / "pipe.tif")
     with pytest.raises(DataError, match="expected two files, or two folders"):
         open_pair(image, tmp_path)
     with pytest.raises(DataError, match="masks of 12×15 pixels; expected 12×16"):

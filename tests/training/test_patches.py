@@ -63,6 +63,13 @@ def test_patches_are_the_same_for_any_number_of_workers(shared_project: Any, pre
         assert all(torch.equal(one, other) for one, other in zip(alone, helped, strict=True))
 
 
+def test_a_specimen_that_is_gone_since_the_catalogue_is_named(shared_project: Any) -> None:
+    catalog = shared_project.catalog
+    gone = catalog.specimens[0].model_copy(update={"name": "../gone"})
+    with pytest.raises(DataError, match=r"no specimen \.\./gone"):
+        dataset_of(catalog.model_copy(update={"specimens": (gone,)}), shared_project.data)
+
+
 def test_loading_leaves_the_random_stream_of_dropout_alone(shared_project: Any) -> None:
     dataset = dataset_of(shared_project.catalog, shared_project.data)
     for num_workers in (0, 1):

@@ -76,7 +76,7 @@ def add(
     class table into params.yaml if there is none, and runs `dvc add data`. They replace the untouched sample.
     """
     from stackseg.dataset.agreement import require_agreement
-    from stackseg.dataset.specimens import find_specimens, holds_images
+    from stackseg.dataset.specimens import find_specimens, holds_images, left_out
     from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair, require_free, require_name
     from stackseg.intake.params_update import adapt_params
 
@@ -101,6 +101,10 @@ def add(
         inspection = inspect(specimen, progress)
     found = _choose_table(inspection, params, classes, fresh=fresh)
     _show(inspection, found)
+    for folder in (images, masks):
+        if folder.is_dir() and (others := left_out(folder)):
+            more = ", …" if len(others) > 5 else ""
+            say(f"note: left out of {folder}, for they are no images: {', '.join(map(repr, others[:5]))}{more}")
     check_values(specimen, found)
     if fresh:
         with atomic_folder(DATA) as temporary:

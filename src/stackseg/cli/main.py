@@ -120,8 +120,8 @@ def _machine_error(error: OSError) -> MachineError | None:
         return MachineError("the disk is full", where=where, remedy="free some space and run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return MachineError(
-            f"no permission to write ({os.strerror(error.errno)})" if where else os.strerror(error.errno),
+            f"no permission ({os.strerror(error.errno)})" if where else os.strerror(error.errno),
             where=where,
-            remedy="mend the permissions of the folder, or run elsewhere",
+            remedy="mend the permissions of the file or folder, or run elsewhere",
         )
     return None

@@ -263,14 +263,44 @@ def read_note(path: Path) -> SpecimenNote:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder; hidden files are left out."""
-    found = [one for one in folder.iterdir() if one.is_file() and not one.name.startswith(".")]
-    images = [one for one in found if one.suffix.lower() in SUFFIXES]
+    """Return the image files of a folder; see `left_out` for what else is there.
+
+    Raises
+    ------
+    DataError
+        There is none, or what is called so is a folder or leads nowhere.
+    """
+    images, others = _images_and_others(folder)
+    for one in images:
+        if not one.is_file():
+            raise DataError(
+                "a link that leads nowhere" if one.is_symlink() else "a folder" if one.is_dir() else "a pipe or device",
+                expected="an image file",
+                where=str(one),
+                remedy="set it aside, or mend it",
+            )
     if not images:
+        num_folders = sum(one.is_dir() for one in others)
+        folders = f" and {num_folders} folders" if num_folders else ""
         raise DataError(
-            f"{len(found)} files, none of them {', '.join(SUFFIXES)}", where=str(folder), remedy="put TIFF files there"
+            f"{len(others) - num_folders} files{folders}, none of them {', '.join(SUFFIXES)}",
+            where=str(folder),
+            remedy="put TIFF files there; those in folders within are not read",
         )
     return images
+
+
+def left_out(folder: Path) -> list[str]:
+    """Return the names of what is not read in a folder of single files, but hidden ones."""
+    return sorted(one.name for one in _images_and_others(folder)[1])
+
+
+def _images_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
+    shown = [one for one in folder.iterdir() if not one.name.startswith(".")]
+    return (
+        [one for one in shown if one.suffix.lower() in SUFFIXES],
+        [one for one in shown if one.suffix.lower() not in SUFFIXES],
+    )
 
 
 def holds_images(folder: Path) -> bool:

@@ -66,6 +66,8 @@ def open_pair(
     for path in (images, masks):
         if not path.exists():
             raise DataError("no such file or folder", where=str(path), remedy="check the path")
+        if not (path.is_file() or path.is_dir()):
+            raise DataError("a pipe or device", expected="a file or folder", where=str(path))
     if images.is_dir() != masks.is_dir():
         raise DataError(
             f"one of {images} and {masks} is a folder, the other a file",

@@ -14,10 +14,11 @@ from cachetools import LRUCache
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stackseg.dataset.channels import apply_colour, context_indices
+from stackseg.dataset.fingerprints import by_specimen
 from stackseg.dataset.labels.table import IGNORE_INDEX
 from stackseg.dataset.normalisation import ChannelStatistics, standardise
 from stackseg.dataset.records import Catalog, PlaneRecord
-from stackseg.dataset.specimens import Specimen, find_specimens
+from stackseg.dataset.specimens import Specimen
 from stackseg.dataset.splits import PlaneRef
 from stackseg.model.segment import check_neighbours, stack_context
 from stackseg.training.augmentation import Augmentation
@@ -60,7 +61,8 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     Raises
     ------
     DataError
-        While patches are drawn: a plane cannot be read, or its context planes differ from it in size.
+        A specimen is missing; while patches are drawn: a plane cannot be read, or its context planes differ from it in
+        size.
     """
 
     def __init__(
@@ -70,10 +72,11 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self._augmentation = augmentation
         self._policy = catalog.intensity
         self._table = catalog.table
-        self._specimens: dict[str, Specimen] = {one.name: one for one in find_specimens(data)}
         self._planes: list[tuple[PlaneRef, PlaneRecord]] = [
             one for one in catalog.planes("training") if not one[1].constant
         ]
+        opened = by_specimen([ref for ref, _ in self._planes], data)
+        self._specimens: dict[str, Specimen] = {one.name: one for one, _ in opened}
         areas = np.array([plane.shape_yx[0] * plane.shape_yx[1] for _, plane in self._planes], np.float64)
         self._area_odds = np.cumsum(areas / areas.sum())
         self._rare_odds = _rare_odds(self._planes, len(catalog.classes))

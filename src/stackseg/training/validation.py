@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from lightning.fabric import Fabric
 
+from stackseg.dataset.fingerprints import by_specimen
 from stackseg.dataset.records import Catalog
-from stackseg.dataset.specimens import find_specimens
 from stackseg.dataset.splits import PlaneRef
 from stackseg.model.bundle import InferenceSpec, Segmenter, prepare_network
 from stackseg.model.confusion import confusion_counts, iou_per_class, mean_iou, pixel_accuracy
@@ -28,8 +28,8 @@ class Validation:
         self._catalog = catalog
         self._inference = inference
         self._fabric = fabric
-        self._specimens = {one.name: one for one in find_specimens(data)}
         self._shown, self._mine = _shares(catalog, fabric.global_rank, fabric.world_size)
+        self._specimens = {one.name: one for one, _ in by_specimen(self._mine, data)}
 
     def score(self, network: torch.nn.Module, report: EpochReport) -> tuple[EpochReport, list[ValidationPlane]]:
         """Return the report with the scores of a network, which stays as it is, and on the first process two planes."""
