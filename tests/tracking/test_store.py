@@ -282,10 +282,13 @@ class TestBrokenStores:
             raise KeyError("a mistake in the program")
 
     def test_all_that_mlflow_says_is_on_the_line_but_no_statement(self, tmp_path: Path) -> None:
-        (tmp_path / "folder").mkdir()
-        (tmp_path / "folder" / "link").symlink_to(tmp_path)
+        folder = tmp_path / "outputs" / "model"
+        folder.mkdir(parents=True)
+        (tmp_path / "cached").touch()
+        (folder / "link").symlink_to(tmp_path / "cached")
         with pytest.raises(StoreError) as caught, store_errors("store"):
-            mlflow.artifacts.download_artifacts((tmp_path / "folder" / "link").as_uri(), dst_path=str(tmp_path))
+            mlflow.artifacts.download_artifacts(folder.as_uri(), dst_path=str(tmp_path))
+        assert "one or more artifacts" in caught.value.found
         assert caught.value.sentence().endswith("resolved path is outside the artifact directory")
         with pytest.raises(StoreError) as caught, store_errors("store"), closing(sqlite3.connect(":memory:")) as one:
             engine = sqlalchemy.create_engine("sqlite://", creator=lambda: one)
