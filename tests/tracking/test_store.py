@@ -290,9 +290,9 @@ class TestBrokenStores:
             mlflow.artifacts.download_artifacts(folder.as_uri(), dst_path=str(tmp_path))
         assert "one or more artifacts" in caught.value.found
         assert caught.value.sentence().endswith("resolved path is outside the artifact directory")
-        with pytest.raises(StoreError) as caught, store_errors("store"), closing(sqlite3.connect(":memory:")) as one:
-            engine = sqlalchemy.create_engine("sqlite://", creator=lambda: one)
-            engine.connect().execute(sqlalchemy.text("select 1 from absent"))
+        connection = sqlalchemy.create_engine("sqlite://").connect()
+        with connection, pytest.raises(StoreError) as caught, store_errors("store"):
+            connection.execute(sqlalchemy.text("select 1 from absent"))
         assert caught.value.found == "the tracking store failed: no such table: absent"
 
 
