@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -277,6 +278,13 @@ def curves(history: Sequence[EpochReport]) -> dict[str, dict[str, list[float | N
             "validation, whole planes": [one.validation_pixel_accuracy for one in history],
         },
     }
+
+
+def remove_checkpoints_of(run_id: str, checkpoints: Path) -> None:
+    """Remove the checkpoints of a run whose outputs are recorded; the same training then starts anew."""
+    for note in checkpoints.glob(f"*/{RUN_NOTE}"):
+        if note.read_text().strip() == run_id:
+            shutil.rmtree(note.parent)
 
 
 def write_run(path: Path, record: RunRecord) -> None:
