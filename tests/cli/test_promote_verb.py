@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,15 @@ def test_a_rollback_goes_to_the_version_before_and_the_history_tells_it(gone: Re
         ("rollback", "1", "2", "it was better after all"),
     ]
     assert "it was better" in stackseg("models", "--history").output
+
+
+def test_the_command_that_serves_the_champion_can_be_typed_as_it_is_printed(gone: Registry) -> None:
+    MlflowClient().set_registered_model_alias(gone.name, "champion", "2")
+    set_champion(gone.name, "1", expected="2", action="promote", why="", figures={}, lock=gone.lock)
+    said = stackseg("rollback").output
+    address = f"models:/{gone.name}@champion"
+    assert " " in address
+    typed = shlex.split(said.partition("or: ")[2])
+    assert typed[:7] == ["mlflow", "models", "serve", "-m", address, "--env-manager", "local"]
+    line = next(one for one in read_registered_model(gone.name).description.splitlines() if "models serve" in one)
+    assert shlex.split(line.split("`")[1])[4] == address

@@ -92,3 +92,10 @@ class TestVoxelFactor:
     def test_is_none_where_nothing_is_known(self) -> None:
         assert voxel_factor(None, (1.0, 1.0, 1.0)) is None
         assert voxel_factor((None, None, None), (1.0, 1.0, 1.0)) is None
+
+
+def test_noise_on_a_large_pedestal_is_what_it_is_without() -> None:
+    plain = np.random.default_rng(0).integers(0, 40, (64, 64, 1)).astype(np.uint16)
+    (expected,) = plane_figures(plain)
+    (found,) = plane_figures(plain.astype(np.uint32) + np.uint32(3_000_000_000))
+    assert found.noise == expected.noise > 0

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from stackseg.dataset.channels import context_indices
 from stackseg.dataset.leakage import Leakage, measure_leakage, reduce_plane, require_test_apart
+from stackseg.dataset.normalisation import exact_type
 from stackseg.dataset.splits import Part, PlaneRef, assign_parts
 from stackseg.errors import ParamsError
 from stackseg.params.split import SplitParams
@@ -182,3 +183,10 @@ class TestReduce:
     @pytest.mark.parametrize("shape", [(64, 64, 1), (33, 70, 3), (200, 130, 1)])
     def test_a_constant_plane_is_like_no_other(self, level: float, shape: tuple[int, ...]) -> None:
         assert np.abs(reduce_plane(np.full(shape, level, np.float32))).max() == 0
+
+
+def test_a_pedestal_does_not_hide_what_two_planes_share() -> None:
+    plain = np.random.default_rng(0).integers(0, 189, (96, 96, 1))
+    raised = plain.astype(np.uint32) + np.uint32(3_000_000_000)
+    reduced = [reduce_plane(one.astype(exact_type(one.dtype))) for one in (plain.astype(np.uint16), raised)]
+    assert float(reduced[0] @ reduced[1]) == pytest.approx(1, abs=1e-5)

@@ -169,3 +169,42 @@ class TestPolicy:
     def test_it_travels_as_json(self) -> None:
         shared = policy("dataset", fit_statistics(planes("float32"), 3, IntensityParams()))
         assert IntensityPolicy.model_validate_json(shared.model_dump_json()) == shared
+
+
+class TestPrecision:
+    @pytest.mark.parametrize(
+        ("dtype", "offset", "scale"),
+        [("uint32", 3_000_000_000, 1), ("int32", -2_000_000_000, 1), ("float64", 1e6, 1e-4)],
+    )
+    def test_a_pedestal_costs_no_level(self, dtype: str, offset: float, scale: float) -> None:
+        levels = np.random.default_rng(0).permutation(np.arange(64 * 64) % 189).reshape(64, 64, 1)
+        plain, raised = levels.astype(np.uint16), (levels * scale + offset).astype(dtype)
+        wide = IntensityParams(low_percentile=0.0, high_percentile=100.0)
+        found = standardise(raised, fit_statistics([raised], 1, wide))
+        assert found.dtype == np.float32
+        expected = standardise(plain, fit_statistics([plain], 1, wide))
+        assert len(np.unique(found.round(5))) == len(np.unique(expected)) == 189
+        np.testing.assert_allclose(found, expected, rtol=0, atol=4e-6 if scale < 1 else 1e-6)
+
+    @given(offset=st.integers(0, 2**32 - 2**16), seed=st.integers(0, 99))
+    @settings(deadline=None)
+    def test_an_offset_of_integers_changes_nothing(self, offset: int, seed: int) -> None:
+        image = np.random.default_rng(seed).integers(0, 2**16, (9, 8, 2)).astype(np.uint32)
+        first, second = (
+            standardise(one, fit_statistics([one], 1, IntensityParams())) for one in (image, image + offset)
+        )
+        np.testing.assert_allclose(second, first, rtol=0, atol=4 * np.finfo(np.float32).eps)
+
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+    def test_small_types_give_the_bits_of_float32_arithmetic(self, dtype: str) -> None:
+        (image, *_) = planes(dtype)
+        statistics = fit_statistics([image], 1, IntensityParams())
+        low, high, mean, std = np.array([(s.low, s.high, s.mean, s.std) for s in statistics], np.float32).T
+        assert np.array_equal(
+            standardise(image, statistics), (np.clip(image.astype(np.float32), low, high) - mean) / std
+        )
+
+    def test_intensities_without_a_standard_deviation_are_refused(self) -> None:
+        huge = np.array([0.0, 1e300]).repeat(50).reshape(10, 10, 1)
+        with pytest.raises(DataError, match="intensities from 0 to 1e\\+300; expected values whose mean"):
+            fit_statistics([huge], 1, IntensityParams())

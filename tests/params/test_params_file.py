@@ -353,3 +353,12 @@ class TestReadClasses:
         for name, told in told_of.items():
             with pytest.raises(ParamsError, match=told):
                 read_classes(tmp_path / name)
+
+
+@pytest.mark.parametrize("key", ["project.experiment", "project.model_name", "search.study"])
+@pytest.mark.parametrize("name", ["a/b", "a:b", "", "..", "a\n", "ä", "x" * 101, "models:/x"])
+def test_names_that_mlflow_refuses_are_refused_in_words(key: str, name: str) -> None:
+    with pytest.raises(ParamsError, match="a name begins with a letter A-Z or a digit") as caught:
+        Params().override({key: name})
+    assert "A-Za-z" not in caught.value.sentence()
+    assert Params().override({key: "Rock-2.b_c"}).value(key) == "Rock-2.b_c"

@@ -110,6 +110,26 @@ def test_a_version_has_scores_lineage_and_a_description_and_is_made_once(outputs
     assert versions(outputs)["1"].tags["run_ids"] == done.run_id
 
 
+def test_names_that_mlflow_refuses_as_keys_stay_apart_in_tags_metrics_and_pictures(outputs: Outputs) -> None:
+    names = ("haematite (Fe2O3)", "haematite [Fe2O3]", "../100 %")
+    classes = [
+        one.model_copy(update={"name": name, "iou": 0.25 * place, "absent": False})
+        for place, (one, name) in enumerate(zip(outputs.evaluation.scores.classes, names, strict=True), start=1)
+    ]
+    scores = outputs.evaluation.scores.model_copy(update={"classes": tuple(classes)})
+    for name in ("worst_1_a#b%c?_3.png", "worst_2_ä [1]_4.png"):
+        (outputs.out / "plots" / name).write_bytes(b"a picture")
+    done = replace(outputs, evaluation=outputs.evaluation.model_copy(update={"scores": scores})).register()
+    tags = versions(outputs)[done.version].tags
+    assert sorted(tags[key] for key in tags if key.startswith("iou.")) == ["0.2500", "0.5000", "0.7500"]
+    metrics = MlflowClient().get_run(done.run_id).data.metrics
+    assert sorted(metrics[key] for key in metrics if key.startswith("test/iou/")) == [0.25, 0.5, 0.75]
+    logged = mlflow.artifacts.load_dict(f"runs:/{done.run_id}/evaluation.json")
+    assert tuple(one["name"] for one in logged["scores"]["classes"]) == names
+    listed = [one.path for one in MlflowClient().list_artifacts(done.run_id, "pictures")]
+    assert listed == ["pictures/iou.png", "pictures/worst_1_a_b_c__3.png", "pictures/worst_2__ _1__4.png"]
+
+
 def test_many_at_once_make_one_version(outputs: Outputs) -> None:
     start = threading.Barrier(6)
     done: list[Registration] = []

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -16,6 +21,7 @@ from stackseg.tracking.cross_validation import train_all_folds
 from stackseg.tracking.descriptions import with_section
 from stackseg.tracking.lineage import GitState, run_name
 from stackseg.tracking.logged_training import train_and_log
+from stackseg.tracking.run_logger import remove_checkpoints_of
 from stackseg.tracking.store import prepare_store
 from stackseg.training.train import Machine
 from stackseg.training.validation import _shares
@@ -72,6 +78,55 @@ def test_a_run_says_what_it_is_and_shows_the_same_planes_at_each_validation(
     height, width = project.catalog.specimens[0].planes[0].shape_yx
     with Image.open(path) as image:
         assert image.size == (2 * width + 4, 2 * height + 4)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from stackseg.tracking import logged_training
+from stackseg.training import train
+from stackseg.training.train import Machine
+from stackseg.tracking.store import prepare_store
+from tiny_projects import make_tiny_project
+where = {"train": train, "logged_training": logged_training}[sys.argv[1]]
+setattr(where, sys.argv[2], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+project = make_tiny_project(Path.cwd(), {"train.epochs": 2})
+logged_training.train_and_log(
+    project.params, project.catalog, data=project.data, out=Path("outputs"), checkpoints=project.checkpoints,
+    experiment_id=prepare_store(Path.cwd(), experiment="rocks").experiment_id, machine=Machine(device="cpu"),
+)
+"""
+
+
+@pytest.mark.parametrize("killed_at", ["train bundle_training", "logged_training write_run"])
+def test_a_kill_after_the_last_epoch_costs_no_epoch_and_opens_no_second_run(
+    recorded: tuple[Project, str], tmp_path: Path, follower: Any, killed_at: str
+) -> None:
+    project, experiment_id = recorded
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    killed = subprocess.run([sys.executable, "-c", KILLED, *killed_at.split()], cwd=tmp_path, env=env, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (before,) = mlflow.MlflowClient().search_runs([experiment_id])
+    follows = follower()
+    result = train_and_log(
+        project.params,
+        project.catalog,
+        data=project.data,
+        out=tmp_path / "outputs",
+        checkpoints=project.checkpoints,
+        experiment_id=experiment_id,
+        machine=Machine(device="cpu"),
+        callbacks=[follows],
+    )
+    assert result is not None
+    assert (follows.starts[0].first_epoch, follows.reports, len(result.history)) == (2, [], 2)
+    (run,) = mlflow.MlflowClient().search_runs([experiment_id])
+    assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
+    remove_checkpoints_of("another", project.checkpoints)
+    assert list(project.checkpoints.glob("*/last-*.pt"))
+    remove_checkpoints_of(run.info.run_id, project.checkpoints)
+    assert list(project.checkpoints.iterdir()) == []
 
 
 def test_folds_leave_the_test_part_unread(recorded: tuple[Project, str], tmp_path: Path) -> None:

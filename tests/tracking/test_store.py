@@ -12,6 +12,7 @@ from urllib.request import urlopen
 
 import mlflow
 import pytest
+import sqlalchemy
 from filelock import FileLock
 
 from stackseg.errors import StoreError
@@ -279,6 +280,20 @@ class TestBrokenStores:
             raise StoreError("mine")
         with pytest.raises(KeyError), store_errors("store"):
             raise KeyError("a mistake in the program")
+
+    def test_all_that_mlflow_says_is_on_the_line_but_no_statement(self, tmp_path: Path) -> None:
+        folder = tmp_path / "outputs" / "model"
+        folder.mkdir(parents=True)
+        (tmp_path / "cached").touch()
+        (folder / "link").symlink_to(tmp_path / "cached")
+        with pytest.raises(StoreError) as caught, store_errors("store"):
+            mlflow.artifacts.download_artifacts(folder.as_uri(), dst_path=str(tmp_path))
+        assert "one or more artifacts" in caught.value.found
+        assert caught.value.sentence().endswith("resolved path is outside the artifact directory")
+        connection = sqlalchemy.create_engine("sqlite://").connect()
+        with connection, pytest.raises(StoreError) as caught, store_errors("store"):
+            connection.execute(sqlalchemy.text("select 1 from absent"))
+        assert caught.value.found == "the tracking store failed: no such table: absent"
 
 
 @contextmanager

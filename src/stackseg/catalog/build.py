@@ -17,7 +17,7 @@ from stackseg.dataset.fingerprints import data_digest, pixel_digest
 from stackseg.dataset.intensity_profile import PlaneFigures, intensity_profile, plane_figures
 from stackseg.dataset.labels.table import IGNORE_INDEX, LabelTable
 from stackseg.dataset.leakage import measure_leakage, reduce_plane
-from stackseg.dataset.normalisation import IntensityPolicy, fit_statistics
+from stackseg.dataset.normalisation import IntensityPolicy, exact_type, fit_statistics
 from stackseg.dataset.records import PARTS, Catalog, ClassRecord, PlaneRecord, SpecimenRecord, label_table
 from stackseg.dataset.specimens import Specimen, find_specimens
 from stackseg.dataset.splits import Part, PlaneRef, assign_parts
@@ -153,7 +153,7 @@ def _measure(
     reduced: dict[PlaneRef, npt.NDArray[np.float32]] = {}
     figures: list[tuple[PlaneFigures, ...]] = []
     for ref, coloured_yxc in planes:
-        reduced[ref] = reduce_plane(coloured_yxc.astype(np.float32))
+        reduced[ref] = reduce_plane(coloured_yxc.astype(exact_type(coloured_yxc.dtype)))
         if parts[ref] == "training":
             figures.append(plane_figures(coloured_yxc))
     training = [ref for ref in reduced if parts[ref] == "training"]

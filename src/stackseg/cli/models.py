@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stackseg.cli.console import next_step, print_json, say, table, warn
-from stackseg.cli.project import OUTPUTS, load_params, lock_file, read_registry, ready_store
+from stackseg.cli.project import OUTPUTS, checkpoints_folder, load_params, lock_file, read_registry, ready_store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -57,6 +57,7 @@ def register_evaluated(
     from stackseg.model.bundle import read_spec
     from stackseg.registry.register import register as register_version
     from stackseg.serving.packaging import log_bundle
+    from stackseg.tracking.run_logger import remove_checkpoints_of
 
     spec = read_spec(model)
     root, experiment_id = ready_store(params)
@@ -71,6 +72,7 @@ def register_evaluated(
         lock=lock_file(root),
         log_model=lambda: log_bundle(model, spec),
     )
+    remove_checkpoints_of(done.trained_by, checkpoints_folder(root))
     if done.run_id != done.trained_by:
         warn(f"the run that trained ({done.trained_by}) is not in this store: scores are in run {done.run_id}")
     what = f"{done.name} version {done.version}, bundle {spec.digest[:12]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -135,7 +136,8 @@ def _make_champion(
     former = known.aliases.get(CHAMPION)
     set_champion(known.name, version, expected=former, action=action, why=why, figures=figures, lock=lock_file(root))
     say(f"version {version} is the champion of {known.name}" + (f" (before: {former})" if former else ""))
-    next_step(f"stackseg serve, or: mlflow models serve -m models:/{known.name}@champion --env-manager local -p 5001")
+    uri = quote(f"models:/{known.name}@champion")
+    next_step(f"stackseg serve, or: mlflow models serve -m {uri} --env-manager local -p 5001")
 
 
 def _signed(value: float | None) -> str:

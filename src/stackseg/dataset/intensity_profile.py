@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from stackseg.dataset.files.axes import VoxelSize
+from stackseg.dataset.normalisation import exact_type
 
 SAMPLED_PIXELS = 2**16
 """Pixels of a plane that its percentiles rest on; a request waits for them."""
@@ -121,11 +122,12 @@ def _channel_figures(image_yx: npt.NDArray[np.generic]) -> PlaneFigures:
     # an odd stride, so that it does not stay in the same columns of an even width
     sampled = np.arange(0, image_yx.size, max(1, image_yx.size // SAMPLED_PIXELS) | 1)
     rows, columns = np.unravel_index(sampled, image_yx.shape)
+    exact = exact_type(image_yx.dtype)
     low, median, high = np.percentile(image_yx[rows, columns].astype(np.float64), [1, 50, 99]).tolist()
 
-    def beside(dy: int, dx: int) -> npt.NDArray[np.float32]:
+    def beside(dy: int, dx: int) -> npt.NDArray[np.floating]:
         last_y, last_x = image_yx.shape[0] - 1, image_yx.shape[1] - 1
-        return image_yx[np.clip(rows + dy, 0, last_y), np.clip(columns + dx, 0, last_x)].astype(np.float32)
+        return image_yx[np.clip(rows + dy, 0, last_y), np.clip(columns + dx, 0, last_x)].astype(exact)
 
     left, middle, right = (beside(-1, dx) - 2 * beside(0, dx) + beside(1, dx) for dx in (-1, 0, 1))
     # these differences multiply the standard deviation of white noise by 6; 0.6745 is the normal's quartile

@@ -69,7 +69,7 @@ def require_test_apart(parts: Mapping[PlaneRef, Part], depths: Mapping[str, int]
                 )
 
 
-def reduce_plane(image_yxc: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def reduce_plane(image_yxc: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     """Return a small, high-passed, unit-norm copy (N,) of a plane (Y, X, C), to correlate with others of its shape."""
     image_yx = image_yxc.mean(2)
     block = max(1, max(image_yx.shape) // REDUCED_SIDE)

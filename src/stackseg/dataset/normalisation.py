@@ -52,6 +52,11 @@ def fit_statistics(
     -------
     tuple of ChannelStatistics
         One per channel, in raw intensity; mean and standard deviation of the clipped values.
+
+    Raises
+    ------
+    DataError
+        The values are so large that there is no standard deviation of them.
     """
     per_plane = max(1, SAMPLED_PIXELS // max(1, num_planes))
     samples: list[npt.NDArray[np.float64]] = []
@@ -63,9 +68,17 @@ def fit_statistics(
     values_nc = np.concatenate(samples)
     low_c, high_c = np.percentile(values_nc, [params.low_percentile, params.high_percentile], axis=0)
     clipped_nc = np.clip(values_nc, low_c, high_c)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean_c, std_c = clipped_nc.mean(0), clipped_nc.std(0)
+    if not np.isfinite([mean_c, std_c]).all():
+        raise DataError(
+            f"intensities from {low_c.min():.3g} to {high_c.max():.3g}",
+            expected="values whose mean and standard deviation are numbers",
+            remedy="rescale the images",
+        )
     return tuple(
         ChannelStatistics(low=float(low), high=float(high), mean=float(mean), std=float(std))
-        for low, high, mean, std in zip(low_c, high_c, clipped_nc.mean(0), clipped_nc.std(0), strict=True)
+        for low, high, mean, std in zip(low_c, high_c, mean_c, std_c, strict=True)
     )
 
 
@@ -73,10 +86,19 @@ def standardise(
     image_yxc: npt.NDArray[np.generic], statistics: tuple[ChannelStatistics, ...]
 ) -> npt.NDArray[np.float32]:
     """Clip and standardise a plane (Y, X, C); a channel without contrast becomes zero."""
-    table = np.array([(one.low, one.high, one.mean, one.std or 1.0) for one in statistics], np.float32)
+    table = np.array([(one.low, one.high, one.mean, one.std or 1.0) for one in statistics], exact_type(image_yxc.dtype))
     low_c, high_c, mean_c, scale_c = table.T
-    result: npt.NDArray[np.float32] = (np.clip(image_yxc.astype(np.float32), low_c, high_c) - mean_c) / scale_c
+    standard_yxc = (np.clip(image_yxc.astype(table.dtype), low_c, high_c) - mean_c) / scale_c
+    result: npt.NDArray[np.float32] = standard_yxc.astype(np.float32, copy=False)
     return result
+
+
+def exact_type(dtype: np.dtype[np.generic]) -> type[np.float32] | type[np.float64]:
+    """Return the smaller type in which intensities lose nothing before an offset is taken off them.
+
+    float32 holds integers of 16 bits; of large ones, or of float64 near a large offset, it keeps few levels.
+    """
+    return np.float32 if np.can_cast(dtype, np.float32) else np.float64
 
 
 class IntensityPolicy(BaseModel):

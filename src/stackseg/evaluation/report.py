@@ -153,7 +153,8 @@ def _draw_overlays(
         truth_yx = specimen.labels(score.plane, catalog.table)
         mask_n = np.frombuffer(zlib.decompress(packed[PlaneRef(score.specimen, score.plane)]), np.uint8)
         draw_overlay(
-            folder / f"{label}_{score.specimen}_{score.plane}.png",
+            # the label alone tells pictures apart; a file's name has a limit
+            folder / f"{label}_{score.specimen[:50]}_{score.plane}.png",
             specimen.plane(score.plane),
             truth_yx,
             mask_n.reshape(truth_yx.shape),

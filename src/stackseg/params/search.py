@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema, field_validator, model_validator
 
 from stackseg.params.base import Section
 
 SamplerName = Literal["tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "random", "qmc", "grid", "brute_force"]
 PrunerName = Literal["none", "successive_halving", "hyperband", "median", "percentile", "threshold"]
 ObjectiveName = Literal["mean_iou", "ms_per_megapixel", "parameters"]
+
+
+_STUDY = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+def _study(text: str) -> str:
+    if not re.fullmatch(_STUDY, text) or len(text) > 100:
+        raise ValueError(
+            "a name begins with a letter A-Z or a digit, goes on with those, dots, _ and -, and has at most 100 "
+            "characters: it is also the name of a folder"
+        )
+    return text
 
 
 class SpaceEntry(Section):
@@ -66,7 +79,9 @@ class PrunerParams(Section):
 class SearchParams(Section):
     """Section `search`."""
 
-    study: str = Field("search", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+    study: Annotated[
+        str, AfterValidator(_study), WithJsonSchema({"type": "string", "pattern": _STUDY, "maxLength": 100})
+    ] = "search"
     """Name of the study; --study overrides it."""
     space: dict[str, SpaceEntry] = Field(default_factory=dict)
     """Dotted key of model, augment, train or inference to its values: a list, or low and high with log or step."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from mlflow.tracking import MlflowClient
 
 from stackseg.dataset.records import Catalog
@@ -58,12 +60,13 @@ def champion_markdown(known: RegisteredModel) -> str:
     score = (
         f"mean IoU {version.tags.get('mean_iou', 'unknown')}, {version.tags.get('mean_iou_interval', 'no interval')}"
     )
+    uri = quote(f"models:/{known.name}@champion")
     return "\n".join(
         [
             f"Version {version.version}: {score}.",
             "",
             "- `stackseg predict IN.tif OUT.tif` segments a stack, `stackseg serve` answers requests",
-            f"- `mlflow models serve -m models:/{known.name}@champion --env-manager local` serves it by MLflow alone",
+            f"- `mlflow models serve -m {uri} --env-manager local` serves it by MLflow alone",
             "- `stackseg rollback` brings back the version before, `stackseg models --history` lists all changes",
         ]
     )

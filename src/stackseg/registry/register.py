@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from stackseg.model.bundle import BundleSpec
 from stackseg.registry.description import scores_markdown, update_descriptions
 from stackseg.registry.versions import CHALLENGER, read_registered_model
 from stackseg.tracking.descriptions import describe_scores, figure
+from stackseg.tracking.keys import accepted_keys
 from stackseg.tracking.lineage import GitState, git_state, run_name
 from stackseg.tracking.run_logger import RunRecord, dataset_of, find_run, lineage_tags, log_metrics, read_run, reopened
 from stackseg.tracking.store_errors import store_lock
@@ -80,9 +84,7 @@ def register(
         with reopened(run_id):
             if not _has_input(run_id, evaluation.part):
                 mlflow.log_input(test, context=evaluation.part)
-            for folder in ("plots", "overlays"):
-                for picture in sorted((out / folder).glob("*.png")):
-                    mlflow.log_artifact(str(picture), "pictures")
+            _log_pictures([one for folder in ("plots", "overlays") for one in sorted((out / folder).glob("*.png"))])
             mlflow.log_dict(evaluation.model_dump(mode="json"), "evaluation.json")
             logged = None if version is not None else str(log_model().model_id)
         created = False
@@ -162,7 +164,9 @@ def version_tags(spec: BundleSpec, evaluation: Evaluation) -> dict[str, str]:
         "mean_iou_interval": interval.reason or f"{figure(interval.low)}..{figure(interval.high)} ({interval.unit})",
         "validation_mean_iou": figure(spec.validation.mean_iou),
     }
-    return tags | {f"iou.{one.name}": figure(one.iou) for one in evaluation.scores.classes}
+    scores = {f"iou.{one.name}": figure(one.iou) for one in evaluation.scores.classes}
+    keys = accepted_keys(scores)
+    return tags | {keys[name]: score for name, score in scores.items()}
 
 
 def _check_belongings(spec: BundleSpec, evaluation: Evaluation, record: RunRecord, catalog: Catalog) -> None:
@@ -200,6 +204,15 @@ def _run_of(record: RunRecord, spec: BundleSpec, experiment_id: str) -> str:
     run = MlflowClient().create_run(experiment_id, tags=tags)
     MlflowClient().set_terminated(run.info.run_id)
     return str(run.info.run_id)
+
+
+def _log_pictures(pictures: Sequence[Path]) -> None:
+    """Log pictures under names that every artifact store takes: those of overlays hold a specimen's."""
+    keys = accepted_keys([one.name for one in pictures], flags=re.ASCII)
+    with tempfile.TemporaryDirectory() as folder:
+        for one in pictures:
+            shutil.copyfile(one, Path(folder) / keys[one.name])
+        mlflow.log_artifacts(folder, "pictures")
 
 
 def _has_input(run_id: str, context: str) -> bool:

@@ -19,7 +19,7 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 from pydantic import BaseModel, ConfigDict
 
-from stackseg.errors import ModelError, StoreError
+from stackseg.errors import ModelError, StoreError, one_line
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 HISTORY_PREFIX = "stackseg.history."
@@ -136,7 +136,7 @@ def bundle_at(uri: str, called: str) -> Iterator[Path]:
             raise
         except (MlflowException, OSError) as error:
             raise ModelError(
-                f"its artifacts cannot be had ({str(error).splitlines()[0][:160]})",
+                f"its artifacts cannot be had ({one_line(error, 600)})",
                 where=called,
                 remedy="check the version by `stackseg models`; a moved project is mended by `stackseg relocate`",
             ) from None

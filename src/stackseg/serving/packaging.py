@@ -66,13 +66,16 @@ def log_bundle(bundle: Path, spec: BundleSpec) -> Any:
         # compiled leftovers would make equal code differ
         code = Path(folder) / package.name
         shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__"))
+        # DVC may keep outputs as links into its cache, which MLflow refuses to follow: the copy has none
+        files = Path(folder) / bundle.name
+        shutil.copytree(bundle, files)
         with warnings.catch_warnings():
             # the signature is given; an example would be an image that nobody needs
             warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
             return mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(code / "serving" / "model_code.py"),
-                artifacts={"bundle": bundle.resolve().as_uri()},
+                artifacts={"bundle": files.as_uri()},
                 code_paths=[str(code)],
                 pip_requirements=[f"{name}=={_public(version(name))}" for name in SERVED_PACKAGES]
                 + [f"mlflow=={version('mlflow')}"],

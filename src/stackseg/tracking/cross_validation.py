@@ -22,7 +22,7 @@ from stackseg.params import Params
 from stackseg.tracking.descriptions import describe_run, score_table
 from stackseg.tracking.lineage import git_state, run_name
 from stackseg.tracking.logged_training import train_and_log
-from stackseg.tracking.run_logger import lineage_tags, log_metrics
+from stackseg.tracking.run_logger import lineage_tags, log_metrics, read_run, remove_checkpoints_of
 from stackseg.training.train import Callback, Machine
 
 
@@ -116,4 +116,6 @@ def train_all_folds(
     log_metrics(parent, {f"pooled_{key}": value for key, value in score_metrics(evaluation).items()})
     describe_run(parent, f"Validation scores pooled over {num_folds} folds", score_table(evaluation))
     client.set_terminated(parent)
+    for fold in range(num_folds):
+        remove_checkpoints_of(read_run(out / str(fold) / "run.json").run_id, checkpoints)
     return PooledFolds(tuple(results), evaluation)

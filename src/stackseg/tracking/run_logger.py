@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from stackseg.evaluation.plots import draw_curves, overlay_panel
 from stackseg.model.bundle import BundleSpec
 from stackseg.params import Params
 from stackseg.tracking.descriptions import data_section, describe_run, training_section
+from stackseg.tracking.keys import MAX_FILE_KEY, accepted_keys
 from stackseg.tracking.lineage import GitState, dvc_tags, run_name
 from stackseg.tracking.processes import process_tags
 from stackseg.training.callbacks import EpochReport, TrainingStart, ValidationPlane
@@ -127,11 +129,12 @@ class TrainingRun:
     def on_validation(self, report: EpochReport, planes: Sequence[ValidationPlane]) -> None:
         """Log what the network makes of the planes, under keys that MLflow's page steps through by epoch."""
         display = [one.display for one in self._catalog.classes]
-        for one in planes if self._images else ():
-            key = re.sub(r"[^\w\-./ ]", "_", f"validation/{one.specimen} plane {one.z}", flags=re.ASCII)
+        called = [f"validation/{one.specimen} plane {one.z}" for one in planes]
+        keys = accepted_keys(called, flags=re.ASCII, longest=MAX_FILE_KEY)
+        for name, one in zip(called, planes if self._images else (), strict=False):
             image_yx3 = overlay_panel(one.image_yxc, one.truth_yx, one.prediction_yx, display)
             # at once, not in the background, where a full disk would pass unseen
-            mlflow.log_image(image_yx3, key=key, step=report.epoch, synchronous=True)
+            mlflow.log_image(image_yx3, key=keys[name], step=report.epoch, synchronous=True)
 
     def on_epoch(self, report: EpochReport) -> None:
         """Log one epoch in one request."""
@@ -229,9 +232,11 @@ def log_metrics(
 ) -> None:
     """Log the values that are there, in one request; null scores stay in scores.json, MLflow refuses them."""
     now = get_current_time_millis()
+    # of the null ones as well: a class has one key, whichever classes are scored
+    keys = accepted_keys(values)
     metrics = [
         Metric(
-            metric_name(key),
+            keys[key],
             value,
             now,
             step,
@@ -273,9 +278,11 @@ def curves(history: Sequence[EpochReport]) -> dict[str, dict[str, list[float | N
     }
 
 
-def metric_name(name: str) -> str:
-    """Return a name without the characters that MLflow refuses."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
+def remove_checkpoints_of(run_id: str, checkpoints: Path) -> None:
+    """Remove the checkpoints of a run whose outputs are recorded; the same training then starts anew."""
+    for note in checkpoints.glob(f"*/{RUN_NOTE}"):
+        if note.read_text().strip() == run_id:
+            shutil.rmtree(note.parent)
 
 
 def write_run(path: Path, record: RunRecord) -> None:
@@ -288,7 +295,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         if isinstance(value, Mapping) and value:
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield metric_name(prefix + key), value
+            yield prefix + key, value
 
 
 def _param(value: Any) -> str:

@@ -14,7 +14,6 @@ from filelock import FileLock, Timeout
 from stackseg.errors import StacksegError, StoreError
 
 LOCK_TIMEOUT_S = 120.0
-_MESSAGE_LENGTH = 300
 _NEW_ONE = "move it aside: a new one is made by the next command"
 _PERMISSION = "check that the folder is there and yours to write, or set MLFLOW_TRACKING_URI to another store"
 # what a message says, in small letters, and what to do about it; the first that fits counts
@@ -65,8 +64,9 @@ def is_store_error(error: Exception) -> bool:
 
 def as_store_error(error: Exception, where: str) -> StoreError:
     """Return an exception of the store's as one line with a remedy."""
-    text = (str(error).splitlines() or [type(error).__name__])[0][:_MESSAGE_LENGTH]
-    text = re.sub(r"^\([\w.]+\) ", "", text)  # SQLAlchemy puts the driver's class first
+    # SQLAlchemy puts the driver's class first, and its statement and a link last
+    told = re.sub(r"^\([\w.]+\) |\n(\[SQL: |\(Background on this error).*", "", str(error), flags=re.DOTALL)
+    text = " ".join(told.split()) or type(error).__name__
     remedy = next((remedy for signs, remedy in _REMEDIES.items() if re.search(signs, text.lower())), "")
     return StoreError(f"the tracking store failed: {text}", where=where, remedy=remedy.replace("{where}", where))
 

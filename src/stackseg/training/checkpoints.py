@@ -115,10 +115,6 @@ class Checkpoints:
             return damaged
         return None
 
-    def remove(self) -> None:
-        """Remove the folder; a finished training has its bundle."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _save_last(self, state: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         found = self._last_files()

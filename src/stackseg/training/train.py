@@ -61,7 +61,8 @@ def train(
     model
         Folder into which the bundle is put, at the end and whole.
     checkpoints
-        Folder of the checkpoints; an equal training that was interrupted goes on from there.
+        Folder of the checkpoints; an equal training that was interrupted goes on from there. They stay when training
+        has ended: until its outputs are recorded, a kill must not cost all of it.
     git
         Commit and whether the tree is dirty, for the lineage.
     machine
@@ -99,7 +100,6 @@ def train(
         git=git,
         device=fabric.device,
     )
-    kept.remove()
     return TrainingResult(spec, tuple(training.history))
 
 
@@ -167,6 +167,8 @@ class _Training:
             if report.epoch + 1 == options.epochs or (report.epoch + 1) % options.validate_every == 0:
                 report = self._validate(report, callbacks)
             self.history.append(report)
+            if len(self.history) == options.epochs or self._patience_is_over():
+                self._checkpoints.finish()  # so that the last state of all is not left out
             self._save()
             for one in callbacks:
                 one.on_epoch(report)
