@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,6 +110,8 @@ class Project:
             callbacks=callbacks,
         )
         assert result is not None
+        for one in self.checkpoints.iterdir():  # as registering does: an equal training starts anew
+            shutil.rmtree(one)
         return result
 
 
