@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stackseg.atomic import atomic_file, atomic_folder, write_text
+from stackseg.atomic import atomic_file, atomic_folder, require_writable, write_text
 
 
 def fail(path: Path, error: BaseException) -> None:
@@ -78,3 +78,13 @@ def test_a_link_to_a_folder_stays_a_link_to_the_new_one(tmp_path: Path) -> None:
         assert [one.name for one in (tmp_path / "disk" / "data").iterdir()] == [name]
     assert {one.name for one in tmp_path.iterdir()} == {"disk", "data"}
     assert [one.name for one in (tmp_path / "disk").iterdir()] == ["data"]
+
+
+def test_what_cannot_be_written_is_noticed_beforehand(tmp_path: Path) -> None:
+    require_writable(tmp_path / "deep" / "outputs")
+    assert list((tmp_path / "deep" / "outputs").iterdir()) == []
+    (tmp_path / "file").touch()
+    for below in ("file", "file/outputs"):
+        with pytest.raises(OSError, match=r"File exists|Not a directory") as caught:
+            require_writable(tmp_path / below)
+        assert caught.value.filename == str(tmp_path / below)

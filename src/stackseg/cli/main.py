@@ -126,4 +126,8 @@ def _machine_error(error: OSError) -> MachineError | None:
             where=where,
             remedy="mend the permissions of the folder, or run elsewhere",
         )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return MachineError(
+            "a file lies where a folder is expected", where=where, remedy="move it aside, or name another folder"
+        )
     return None
