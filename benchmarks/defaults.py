@@ -136,10 +136,8 @@ def _train_plain(catalog: Catalog, params: Params, seconds: float) -> torch.nn.M
     torch.manual_seed(params.seed)
     random = np.random.default_rng(params.seed)
     planes = [(_normalised(image, params), truth) for image, truth in _planes(catalog, "training")]
-    num_classes = len(catalog.classes)
-    network: torch.nn.Module = smp.Unet(
-        "resnet34", encoder_weights=None, in_channels=planes[0][0].shape[0], classes=num_classes
-    )
+    shape = {"in_channels": planes[0][0].shape[0], "classes": len(catalog.classes)}
+    network: torch.nn.Module = smp.Unet("resnet34", encoder_weights=None, **shape)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     dice = smp.losses.DiceLoss("multiclass", ignore_index=IGNORE_INDEX)
     cross_entropy = torch.nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX)

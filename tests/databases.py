@@ -11,8 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+
+PASSWORD = "s3cret@100%/day"
+"""That of the database's user, with signs that an address has to escape."""
 
 
 def free_port() -> int:
@@ -39,12 +43,14 @@ def postgresql() -> Iterator[str]:
             as_user = ["runuser", "-u", "postgres", "--"]
             shutil.chown(folder, "postgres")
         port, cluster = free_port(), str(folder / "cluster")
-        initialise = [*as_user, str(found[-1] / "initdb"), "-D", cluster, "-U", "stackseg", "--auth=trust"]
+        (folder / "password").write_text(PASSWORD)
+        who = ("-U", "stackseg", "--auth=scram-sha-256", f"--pwfile={folder / 'password'}")
+        initialise = [*as_user, str(found[-1] / "initdb"), "-D", cluster, *who]
         subprocess.run(initialise, check=True, capture_output=True)
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         control = [*as_user, str(found[-1] / "pg_ctl"), "-D", cluster, "-w", "-l", str(folder / "log")]
         subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
         try:
-            yield f"postgresql+psycopg://stackseg@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg://stackseg:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
         finally:
             subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)

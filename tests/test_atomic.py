@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stackseg.atomic import atomic_file, atomic_folder, read_text, write_text
+from stackseg.atomic import atomic_file, atomic_folder, read_text, require_writable, write_text
 from stackseg.errors import DataError, ParamsError
 
 
@@ -99,3 +99,13 @@ def test_text_in_another_encoding_is_refused_by_its_line(tmp_path: Path) -> None
         read_text(path, DataError)
     with pytest.raises(DataError, match="a folder; expected a text file"):
         read_text(tmp_path, DataError)
+
+
+def test_what_cannot_be_written_is_noticed_beforehand(tmp_path: Path) -> None:
+    require_writable(tmp_path / "deep" / "outputs")
+    assert list((tmp_path / "deep" / "outputs").iterdir()) == []
+    (tmp_path / "file").touch()
+    for below in ("file", "file/outputs"):
+        with pytest.raises(OSError, match=r"File exists|Not a directory") as caught:
+            require_writable(tmp_path / below)
+        assert caught.value.filename == str(tmp_path / below)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,23 @@ def read_text(path: Path, refusal: type[StacksegError]) -> str:
             line = len((error.object[: error.start] + b".").splitlines())
             found = f"line {line} is not UTF-8 (byte 0x{error.object[error.start]:02x}: is it Windows-1252?)"
         raise refusal(found, expected="UTF-8", where=str(path), remedy="save it as UTF-8 (Excel: CSV UTF-8)") from None
+
+
+def require_writable(*folders: Path) -> None:
+    """Make folders and write into them for a moment, before hours of work whose result is to be put there.
+
+    Raises
+    ------
+    OSError
+        What writing there raises: no permission, a disk mounted read-only, a file where a folder is expected.
+    """
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def _name_file(error: BaseException, path: Path) -> None:

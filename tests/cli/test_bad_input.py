@@ -23,6 +23,7 @@ import pytest
 import tifffile
 
 from stackseg.cli import main
+from stackseg.params.file import read_tree, write_tree
 
 COMMAND = str(Path(sys.executable).parent / "stackseg")
 
@@ -345,3 +346,78 @@ def test_add_refuses_a_name_that_leaves_data(good: Path, tmp_path: Path) -> None
     assert "cannot be the name of a specimen" in line
     assert (tmp_path / "victim").is_dir()
     assert {one: digest for one, digest in state(tmp_path).items() if one in before} == before
+
+
+# MLflow's own, on being imported
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("postgresql://ada:s3cret%40100@127.0.0.1:1/db", "does not answer (ConnectionRefusedError)"),
+        ("http://ada:s3cret@100%@127.0.0.1:1", "does not answer (ConnectionRefusedError)"),
+        ("postgresql://ada:x@y:s3cret@127.0.0.1/db", "is no address; expected"),
+        ("postgresql://ada:s3cret@127.0.0.1:notanumber/db", "is no address; expected"),
+        ("postgresql://ada:s3c@s3cret/@127.0.0.1:1/db", "a password with an @ in it; expected one @"),
+        ("postgres+nonsense://ada:s3cret@h/db", "Correct MLFLOW_TRACKING_URI; unset"),
+    ],
+)  # fmt: skip
+def test_a_wrong_tracking_address_is_told_by_every_verb_without_its_password(
+    good: Path, monkeypatch: pytest.MonkeyPatch, address: str, words: str
+) -> None:
+    (good / "dvc.yaml").touch()
+    assert run("catalog").returncode == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    image = good / "data" / "rock" / "images.tif"
+    opening = (
+        "train",
+        "evaluate",
+        "promote",
+        "rollback",
+        "models",
+        "prune",
+        f"predict {image} o.tif",
+        "serve --port 0",
+    )
+    for verb in opening:
+        done = run(*verb.split())
+        assert done.returncode == 1, verb
+        assert done.stderr.count("\n") == 1, done.stderr
+        line = done.stderr
+        assert line.startswith("error: "), verb
+        assert words in line, verb
+        assert "s3c" not in line + done.stdout, verb
+    assert not (good / "checkpoints").exists()
+
+
+def search_settings(root: Path, **more: Any) -> None:
+    (root / "dvc.yaml").touch()
+    tree = read_tree(root / "params.yaml")
+    tree["search"] |= {"space": {"train.lr": [1e-3, 1e-4]}, **more}
+    write_tree(root / "params.yaml", tree)
+
+
+def test_outputs_that_cannot_be_written_are_noticed_before_the_work(good: Path) -> None:
+    search_settings(good)
+    catalog = good / "catalog.json"
+    assert run("catalog", "--out", catalog).returncode == 0
+    (good / "outputs").write_text("no folder")  # which stops root, too
+    for verb in ("train", "evaluate", "search --trials 1", "search --trials 1 --apply"):
+        done = run(*verb.split(), "--catalog", catalog)
+        assert done.returncode == 1, verb
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: outputs: a file lies where a folder is expected. Move it aside"), verb
+        assert done.stdout == "", verb
+    assert not (good / "checkpoints").exists()
+    assert not (good / "optuna.db").exists()
+
+
+def test_cmaes_is_refused_on_a_shared_storage_before_anything_runs(good: Path) -> None:
+    search_settings(good, sampler={"name": "cmaes", "arguments": {}})
+    done = run("search", "--trials", "2", "--storage", "postgresql://ada:s3cret@127.0.0.1:1/studies")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "error: search.sampler.name: cmaes on postgresql+psycopg://127.0.0.1:1/studies: Optuna unpic"
+    )
+    assert "Choose tpe, gp or qmc, or leave out --storage" in line
+    assert not (good / "mlflow.db").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -81,14 +82,42 @@ def test_an_unknown_verb_is_a_usage_error() -> None:
     assert CliRunner().invoke(app, ["train", "--eopchs", "3"]).exit_code == 2
 
 
-def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys\n"
-        "from stackseg.cli.main import app\n"
-        "try:\n    app(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "heavy = {'torch', 'mlflow', 'optuna', 'numpy', 'tifffile', 'skimage', 'dvc'} & sys.modules.keys()\n"
-        "print('heavy:', sorted(heavy))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "stackseg sample" in done.stdout
-    assert "heavy: []" in done.stdout
+LOADED = """
+import sys
+from stackseg.cli.main import run
+for line in sys.argv[1].splitlines():
+    sys.argv = ["stackseg", *line.split()]
+    try:
+        run()
+    except SystemExit as end:
+        assert end.code == 0
+names = {one if one.startswith("stackseg.params") else one.partition(".")[0] for one in sys.modules}
+print("loaded:", *sorted(one for one in names - sys.stdlib_module_names if not one.startswith("_")))
+"""
+LIGHT = {
+    *("stackseg", "typer", "click", "annotated_doc", "shellingham"),
+    *("rich", "attr", "markdown_it", "mdurl", "pygments"),
+    # Typer checks values by it; but stackseg.params, which has sections of ours, is not to be there
+    *("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"),
+}
+"""What may be loaded: Typer, rich, and what those two stand on."""
+
+
+def said_and_loaded(lines: str, **more: str) -> tuple[str, set[str]]:
+    command = [sys.executable, "-c", LOADED, lines]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **more})
+    said, _, loaded = done.stdout.rpartition("loaded:")
+    return said, set(loaded.split())
+
+
+def test_help_loads_nothing_but_typer_and_rich() -> None:
+    said, loaded = said_and_loaded("\n".join(f"{words} --help" for words in ("", *SURFACE)))
+    assert said.count("Usage: stackseg") == 1 + len(SURFACE)
+    assert loaded <= LIGHT
+
+
+def test_completion_loads_nothing_but_typer_and_rich() -> None:
+    asked = {"_STACKSEG_COMPLETE": "complete_bash", "COMP_WORDS": "stackseg train --pro", "COMP_CWORD": "2"}
+    said, loaded = said_and_loaded("train --pro", **asked)
+    assert said.split() == ["--processes"]
+    assert loaded <= LIGHT

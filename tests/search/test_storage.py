@@ -22,9 +22,10 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
 from databases import free_port
-from stackseg.errors import StoreError
+from stackseg.errors import ParamsError, StoreError
+from stackseg.params import Params
 from stackseg.search import storage as storage_module
-from stackseg.search.storage import has_heartbeat, open_storage, storage_url
+from stackseg.search.storage import has_heartbeat, open_storage, require_own_storage, storage_url
 from stackseg.search.storage_errors import storage_errors
 from stackseg.search.study import fail_stale_trials
 
@@ -415,3 +416,19 @@ def require_whole(file: Path, names: list[str]) -> None:
     storage = opened(file.parent)
     assert sorted(optuna.get_all_study_names(storage)) == names
     assert all(len(optuna.load_study(study_name=name, storage=storage).trials) == 1 for name in names)
+
+
+@pytest.mark.parametrize("given", ["postgresql://ada@h/s", "mysql://ada@h/s", "grpc://h:13000", "sqlite:////srv/s.db"])
+def test_cmaes_reads_its_pickles_from_no_storage_of_others(tmp_path: Path, given: str) -> None:
+    url, cmaes = storage_url(tmp_path, given), Params().override({"search.sampler.name": "cmaes"})
+    with pytest.raises(ParamsError, match=r"Optuna unpickles its state.*expected a sqlite file inside the project"):
+        require_own_storage(cmaes, url, tmp_path)
+    require_own_storage(Params(), url, tmp_path)
+    for own in (None, "sqlite:///studies.db"):
+        require_own_storage(cmaes, storage_url(tmp_path, own), tmp_path)
+
+
+@pytest.mark.parametrize("given", ["postgresql://ada:s3c@ret@h/s", "postgresql://ada:a@s3c/ret@h/s"])
+def test_an_at_in_a_password_is_told_rather_than_taken_for_the_server(tmp_path: Path, given: str) -> None:
+    with pytest.raises(StoreError, match=r"--storage: postgresql://h/s has a password with an @ in it; .* as %40"):
+        storage_url(tmp_path, given)

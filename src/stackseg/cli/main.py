@@ -16,8 +16,6 @@ from stackseg.cli import data, maintenance, models, params, predict, promote, se
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment, quieten_libraries
 from stackseg.errors import MachineError, StacksegError, is_out_of_memory, without_passwords
-from stackseg.tracking.store_errors import as_store_error, is_store_error
-from stackseg.tracking.uri import shown_uri
 
 app = typer.Typer(
     name="stackseg",
@@ -97,8 +95,12 @@ def _known(error: Exception) -> StacksegError | None:
             where=(str(error).splitlines() or [""])[0][:120],
             remedy="lower train.batch_size, train.patch_size or inference.tile, or close what else runs",
         )
+    from stackseg.tracking.store_errors import as_store_error, is_store_error
+
     if is_store_error(error):
         import mlflow
+
+        from stackseg.tracking.uri import shown_uri
 
         return as_store_error(error, shown_uri(mlflow.get_tracking_uri()))
     return None
@@ -123,5 +125,9 @@ def _machine_error(error: OSError) -> MachineError | None:
             f"no permission ({os.strerror(error.errno)})" if where else os.strerror(error.errno),
             where=where,
             remedy="mend the permissions of the file or folder, or run elsewhere",
+        )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return MachineError(
+            "a file lies where a folder is expected", where=where, remedy="move it aside, or name another folder"
         )
     return None

@@ -47,20 +47,30 @@ def register_outputs(params: Params, *, data: Path, out: Path) -> None:
     catalog, evaluation = read_catalog(out / "catalog.json"), read_evaluation(out / "evaluation.json")
     # loading verifies the digest before anything is registered under it
     load_bundle(out / "model")
-    register_evaluated(params, evaluation, catalog, model=out / "model", data=data, out=out)
+    register_evaluated(params, ready_store(params), evaluation, catalog, model=out / "model", data=data, out=out)
 
 
 def register_evaluated(
-    params: Params, evaluation: Evaluation, catalog: Catalog, *, model: Path, data: Path, out: Path
+    params: Params,
+    store: tuple[Path, str],
+    evaluation: Evaluation,
+    catalog: Catalog,
+    *,
+    model: Path,
+    data: Path,
+    out: Path,
 ) -> None:
-    """Register a bundle, which was loaded before, with its scores, and say what came of it."""
+    """Register a bundle, which was loaded before, with its scores, and say what came of it.
+
+    `store` is what `ready_store` gives, which is asked for before a bundle is scored.
+    """
     from stackseg.model.bundle import read_spec
     from stackseg.registry.register import register as register_version
     from stackseg.serving.packaging import log_bundle
     from stackseg.tracking.run_logger import remove_checkpoints_of
 
     spec = read_spec(model)
-    root, experiment_id = ready_store(params)
+    root, experiment_id = store
     done = register_version(
         spec,
         evaluation,

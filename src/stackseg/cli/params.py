@@ -10,7 +10,6 @@ import typer
 from stackseg.atomic import write_text
 from stackseg.cli.console import say
 from stackseg.cli.project import load_params
-from stackseg.params.file import json_schema
 
 PANEL = "Project"
 
@@ -25,6 +24,8 @@ def attach(app: typer.Typer) -> None:
 
 def schema(out: Annotated[Path, typer.Option(help="File to write.")] = Path("params.schema.json")) -> None:
     """Write the JSON schema by which editors complete and check params.yaml."""
+    from stackseg.params.file import json_schema
+
     write_text(out, json_schema())
     say(f"wrote {out}")
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from stackseg.cli.console import warn
 from stackseg.errors import StoreError
-from stackseg.params import Params, read_params
 
 if TYPE_CHECKING:
+    from stackseg.params import Params
     from stackseg.registry.versions import RegisteredModel
 
 PARAMS_FILE = Path("params.yaml")
@@ -23,6 +23,8 @@ CATALOG = OUTPUTS / "catalog.json"
 
 def load_params() -> Params:
     """Read params.yaml of the folder that the verb runs in."""
+    from stackseg.params import read_params
+
     return read_params(PARAMS_FILE)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stackseg.atomic import require_writable
 from stackseg.cli.console import err, next_step, say, warn
 from stackseg.cli.project import (
     CATALOG,
@@ -79,13 +80,13 @@ def search(
     from stackseg.search.samplers import dry_run, first_seed, max_trials
     from stackseg.search.space.parse import read_space
     from stackseg.search.space.preflight import check_buildable, read_search_catalog
-    from stackseg.search.storage import storage_url
+    from stackseg.search.storage import require_own_storage, storage_url
     from stackseg.search.storage_errors import is_of_storage_alone, storage_errors
     from stackseg.search.study import num_kept, open_study
     from stackseg.search.workers import run_search
     from stackseg.tracking.lineage import require_dependency
     from stackseg.tracking.store_errors import store_lock
-    from stackseg.tracking.uri import shown_uri
+    from stackseg.tracking.uri import project_root, shown_uri
     from stackseg.training.train import Machine
 
     if platform.system() == "Windows":
@@ -104,6 +105,10 @@ def search(
             where="search.folds",
             remedy="use --apply, then `dvc repro`: it trains on the whole training part and registers that",
         )
+    root = project_root()
+    url = storage_url(root, storage)
+    require_own_storage(params, url, root)
+    require_writable(OUTPUTS, *([PARAMS_FILE.parent] if apply else []))
     picked = pick_device(device)
     with err().status("comparing the planes with the catalogue"):
         described = read_search_catalog(space, catalog, data)
@@ -114,10 +119,9 @@ def search(
     in_channels = described.num_channels * (2 * params.model.context_slices + 1)
     with err().status("building every network of the space once"):
         check_buildable(space, in_channels, described.class_pixels("training"), picked)
-    root, experiment_id = ready_store(params)
+    _, experiment_id = ready_store(params)
     name = params.search.study if study is None else params.override({"search.study": study}, "--study").search.study
     folder, checkpoints = OUTPUTS / "search" / name, checkpoints_folder(root) / "search" / name
-    url = storage_url(root, storage)
     opened = _opened_storage(url, params, checkpoints)
     with storage_errors(shown_uri(url)):
         found, created = open_study(opened, name, space, described, resume=resume)
@@ -219,7 +223,9 @@ def _use_best(
         params = space.params.override(results.values, f"trial {best.number}")
         model = folder / "model"
         scored = score_bundle(params, job.catalog, data=job.data, model=model, out=folder, device=job.machine.device)
-        register_evaluated(params, scored, job.catalog, model=model, data=job.data, out=folder)
+        register_evaluated(
+            params, (job.root, job.experiment_id), scored, job.catalog, model=model, data=job.data, out=folder
+        )
     if not apply:
         next_step(f"{command} --resume --apply, then dvc repro; or mlflow ui")
         return

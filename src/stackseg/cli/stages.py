@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stackseg.atomic import require_writable
 from stackseg.cli.console import counting, figure, next_step, say, table, training_progress, warn
 from stackseg.cli.data import show_catalog
 from stackseg.cli.project import CATALOG, checkpoints_folder, load_params, ready_store
@@ -151,8 +152,9 @@ def evaluate(
     from stackseg.dataset.records import read_catalog
 
     params, described = load_params(), read_catalog(catalog)
+    store = ready_store(params)  # first: scoring may take long
     evaluation = score_bundle(params, described, data=data, model=model, out=out, device=device)
-    register_evaluated(params, evaluation, described, model=model, data=data, out=out)
+    register_evaluated(params, store, evaluation, described, model=model, data=data, out=out)
 
 
 def score_bundle(params: Params, catalog: Catalog, *, data: Path, model: Path, out: Path, device: str) -> Evaluation:
@@ -161,6 +163,7 @@ def score_bundle(params: Params, catalog: Catalog, *, data: Path, model: Path, o
     from stackseg.model.bundle import load_bundle
     from stackseg.model.devices import pick_device
 
+    require_writable(out)
     bundle = load_bundle(model, pick_device(device))
     with counting("evaluating") as progress:
         evaluation = score(bundle, catalog, data, params.evaluate, out, progress=progress)

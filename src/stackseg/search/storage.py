@@ -19,10 +19,11 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from stackseg.errors import StoreError
+from stackseg.errors import ParamsError, StoreError
+from stackseg.params import Params
 from stackseg.search.storage_errors import storage_errors
 from stackseg.tracking.store_errors import store_lock
-from stackseg.tracking.uri import database_file, shown_uri, sqlite_uri
+from stackseg.tracking.uri import database_file, require_whole_server, shown_uri, sqlite_uri
 
 DATABASE_NAME = "optuna.db"
 # a worker that has been silent for so many heartbeats is taken for dead
@@ -55,13 +56,34 @@ def storage_url(root: Path, given: str | None) -> str:
     if not rest.startswith("//"):
         raise _no_address(given, "no address")
     try:
-        sqlalchemy.make_url(given)
-        _ = urlsplit(given).port
+        address, _ = sqlalchemy.make_url(given), urlsplit(given).port
     except (ValueError, sqlalchemy.exc.ArgumentError):  # it says the password
         raise _no_address(given, "no address") from None
+    require_whole_server(given, address, "--storage")
     if scheme == "postgresql":  # SQLAlchemy would take it for another driver's
         return f"postgresql+psycopg:{rest}"
     return given
+
+
+def require_own_storage(params: Params, url: str, root: Path) -> None:
+    """Refuse the sampler cmaes on a storage that others can write to.
+
+    Optuna unpickles the state that it keeps there: whoever may write it could run any code on this machine.
+
+    Raises
+    ------
+    ParamsError
+        The sampler is cmaes, and the storage is no sqlite file inside the project.
+    """
+    file = database_file(url)
+    if params.search.sampler.name != "cmaes" or (file is not None and file.resolve().is_relative_to(root.resolve())):
+        return
+    raise ParamsError(
+        f"cmaes on {shown_uri(url)}: Optuna unpickles its state, so whoever writes there could run code here",
+        expected="a sqlite file inside the project",
+        where="search.sampler.name",
+        remedy="choose tpe, gp or qmc, or leave out --storage",
+    )
 
 
 def _no_address(given: str, found: str) -> StoreError:

@@ -30,6 +30,8 @@ _REMEDIES = {
     "unable to open": "check that the folder is there and yours to write, or name another --storage",
     "can't load plugin": "correct --storage",
     "no such file": "make the folder, or correct --storage",
+    "authentication failed": "correct user and password in --storage",
+    "access denied": "correct user and password in --storage",
     "connection": _SERVER,
     "could not": _SERVER,
     "unavailable": _SERVER,

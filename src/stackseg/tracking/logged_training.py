@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stackseg.atomic import require_writable
 from stackseg.dataset.records import Catalog
 from stackseg.params import Params
 from stackseg.tracking.lineage import git_state
@@ -31,6 +32,7 @@ def train_and_log(
 
     `tags` and `images` are those of `TrainingRun`. Returns None on all processes but the first.
     """
+    require_writable(out, checkpoints)
     git = git_state(Path.cwd())
     run = TrainingRun(experiment_id, params, catalog, data, git, tags or {}, images=images)
     try:

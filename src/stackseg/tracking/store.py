@@ -22,6 +22,7 @@ from stackseg.tracking.uri import (
     database_file,
     own_database,
     project_root,
+    require_whole_server,
     shown_uri,
     tracking_uri,
 )
@@ -204,19 +205,17 @@ def require_answer(uri: str) -> None:
     Raises
     ------
     StoreError
-        None came within seconds. Addresses that are neither http nor of a database server are not asked.
+        None came within seconds, or a database server lets nobody in. Addresses that are neither http nor of a database
+        server are not asked.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
-    from sqlalchemy import make_url
 
-    scheme = _scheme(uri)
     try:
-        if scheme in _DEFAULT_PORTS and (address := make_url(uri)).host:
-            place = (address.host, address.port or _DEFAULT_PORTS[scheme])
-            socket.create_connection(place, timeout=REACH_TIMEOUT_S).close()
-        elif scheme in ("http", "https"):
+        if _scheme(uri) in _DEFAULT_PORTS:
+            _connect_once(uri)
+        elif _scheme(uri) in ("http", "https"):
             creds = get_default_host_creds(uri)
             http_request(creds, "/health", "GET", max_retries=0, timeout=REACH_TIMEOUT_S, raise_on_status=False)
     except (OSError, MlflowException) as error:
@@ -229,6 +228,30 @@ def require_answer(uri: str) -> None:
             where=shown_uri(uri),
             remedy=f"start the server, correct {TRACKING_VARIABLE}, or unset it to record runs in the project",
         ) from error
+
+
+def _connect_once(uri: str) -> None:
+    from sqlalchemy import create_engine, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        address = make_url(uri)
+    except (ValueError, ArgumentError):  # it says the password
+        raise StoreError(
+            f"{shown_uri(uri)} is no address",
+            expected="one such as postgresql://user@host:port/database",
+            where=TRACKING_VARIABLE,
+            remedy=f"correct {TRACKING_VARIABLE}",
+        ) from None
+    require_whole_server(uri, address, TRACKING_VARIABLE)
+    if address.host:  # where nobody answers, a driver may wait for minutes
+        place = (address.host, address.port or _DEFAULT_PORTS[_scheme(uri)])
+        socket.create_connection(place, timeout=REACH_TIMEOUT_S).close()
+    engine = create_engine(address)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _is_database(uri: str) -> bool:

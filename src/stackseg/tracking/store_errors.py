@@ -27,6 +27,8 @@ _REMEDIES = {
     "locked": "wait for the other processes that use it (an `mlflow ui`, a run), then type the command again",
     "no module named": "install the driver that this address asks for, e.g. "
     '`pip install "psycopg[binary]"` for PostgreSQL',
+    "authentication failed|access denied": "correct user and password in MLFLOW_TRACKING_URI",
+    "unsupported uri|can't load plugin": "correct MLFLOW_TRACKING_URI; unset, runs go to the project's own database",
     "permission denied|read-?only|unable to open": _PERMISSION,
     "api request to": "start the server or correct MLFLOW_TRACKING_URI; unset, runs go to the project's own database",
 }

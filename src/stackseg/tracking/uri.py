@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from stackseg.errors import StoreError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 PROJECT_MARKERS = ("params.yaml", "dvc.yaml")
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -93,6 +97,23 @@ def own_database(root: Path) -> Path | None:
     """Return the project's own sqlite file, which moves with its folder, or None if the store lies elsewhere."""
     database = database_file(tracking_uri(root))
     return database if database is not None and database.resolve().is_relative_to(root.resolve()) else None
+
+
+def require_whole_server(uri: str, address: URL, where: str) -> None:
+    """Refuse a database server's address with an @ in its password, whose rest was taken for the server's name.
+
+    Raises
+    ------
+    StoreError
+        It has one; `address` is what SQLAlchemy makes of it, `where` names the variable or option.
+    """
+    if "@" in f"{address.host}{address.database}":
+        raise StoreError(
+            f"{shown_uri(uri)} has a password with an @ in it",
+            expected="one @, before the server's name",
+            where=where,
+            remedy="write a password's own @ as %40, its / as %2F and its % as %25",
+        )
 
 
 def shown_uri(uri: str) -> str:
