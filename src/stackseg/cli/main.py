@@ -117,7 +117,7 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _machine_error(error: OSError) -> MachineError | None:
-    where = str(error.filename or "")
+    where = str(error.filename2 or error.filename or "")  # of a copy, the file that was to be written
     if error.errno == errno.ENOSPC:
         return MachineError("the disk is full", where=where, remedy="free some space and run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

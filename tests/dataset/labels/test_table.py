@@ -138,6 +138,7 @@ class TestUnknownValues:
         (np.zeros((4, 4, 2), np.uint8), "a mask with 2 channels of uint8"),
         (np.zeros((4, 4, 3), np.uint16), "a mask with 3 channels of uint16"),
         (np.zeros((4, 4, 7), np.uint8), "a mask with 7 channels"),
+        (np.full((4, 4, 1), 2**63 + 5, np.uint64), "a mask with the value 9223372036854775813"),
     ],
 )
 def test_masks_that_hold_no_labels(mask_yxc: np.ndarray, found: str) -> None:

@@ -112,9 +112,9 @@ def tiff_encoding(page: tifffile.TiffPage, where: str) -> tuple[Encoding, list[s
     elif page.compression in _MAY_BE_LOSSY:
         notes.append(f"compressed by {_MAY_BE_LOSSY[page.compression]}, which may be lossy: values may not be exact")
     lossy = page.compression in (*_JPEG, *_MAY_BE_LOSSY)
-    bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+    bits = int(page.bitspersample)
     if photometric == 3:
-        return replace(palette_encoding(_colours(page), bits, notes), may_be_lossy=lossy), notes
+        return replace(palette_encoding(_colours(page), bits, notes, where), may_be_lossy=lossy), notes
     if photometric in (2, 6):
         alpha = samples == 4 and tuple(page.extrasamples)[-1:] in ((1,), (2,))
         return Encoding("RGBA" if alpha else "RGB", bits, may_be_lossy=lossy), notes
@@ -124,8 +124,10 @@ def tiff_encoding(page: tifffile.TiffPage, where: str) -> tuple[Encoding, list[s
     return Encoding("grey" if samples == 1 else "channels", bits, may_be_lossy=lossy), notes
 
 
-def palette_encoding(palette: bytes, bits: int, notes: list[str]) -> Encoding:
+def palette_encoding(palette: bytes, bits: int, notes: list[str], where: str) -> Encoding:
     """Return the encoding of indices into a palette, and note it; a ramp of grey makes them grey values."""
+    if not palette:
+        _refuse("palette indices without a palette", where)
     colours_n3 = np.frombuffer(palette, np.uint8).reshape(-1, 3).astype(np.int64)
     ramp_n = np.rint(np.arange(2**bits) * 255 / (2**bits - 1))[: len(colours_n3)] if bits <= 8 else np.zeros(0)
     is_ramp = len(ramp_n) == len(colours_n3) and bool((np.abs(colours_n3 - ramp_n[:, None]) <= 1).all())

@@ -115,9 +115,10 @@ class PngPage:
                     mode, (width, height), num_frames = picture.mode, picture.size, getattr(picture, "n_frames", 1)
                     palette = bytes(picture.palette.palette) if picture.palette is not None else b""
                     transparent = "transparency" in picture.info
-                    exif = Image.Exif()
-                    exif.load(picture.info.get("exif", b""))
                     picture.verify()
+                # an orientation may stand behind the pixels, and in other places than EXIF
+                with path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:
+                    orientation = picture.getexif().get(ORIENTATION)
         except Image.DecompressionBombError:
             raise DataError(
                 "a PNG of more than 178 megapixels", where=str(path), remedy="save it as tiled TIFF"
@@ -130,7 +131,7 @@ class PngPage:
             raise DataError(
                 f"an animated PNG of {num_frames} frames", where=str(path), remedy="save them as TIFF pages"
             )
-        check_orientation(exif.get(ORIENTATION), str(path))
+        check_orientation(orientation, str(path))
         bit_depth, colour_type = head[24], head[25]
         num_samples = {2: 3, 4: 2, 6: 4}.get(colour_type, 1)
         # Pillow cuts 16-bit colours down to 8 bits
@@ -145,8 +146,8 @@ class PngPage:
         self.notes = ["its transparent colour or palette entries are read as if opaque"] if transparent else []
         kinds: dict[int, Kind] = {2: "RGB", 4: "channels", 6: "RGBA"}
         self.encoding = (
-            palette_encoding(palette, bit_depth, self.notes)
-            if mode == "P"
+            palette_encoding(palette, bit_depth, self.notes, str(path))
+            if colour_type == 3
             else Encoding(kinds.get(colour_type, "grey"), bit_depth)
         )
         # Pillow stretches grey values of 2 and 4 bits over 0 to 255
@@ -156,7 +157,8 @@ class PngPage:
         """Decode the picture; its number is 0."""
         if self._deep_colour:
             with self._path.open("rb") as file:
-                return np.asarray(imagecodecs.png_decode(file.read()))
+                decoded = np.asarray(imagecodecs.png_decode(file.read()))
+            return decoded[..., : self.shape[-1]]  # it makes a transparent colour an alpha channel
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with self._path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:

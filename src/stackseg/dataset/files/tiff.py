@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import tifffile
@@ -26,12 +27,14 @@ from stackseg.dataset.files.tiff_validation import (
     check_header,
     check_pages,
     check_single_file,
+    check_subifds,
     page_headers,
     refusing_complaints,
 )
 from stackseg.errors import DataError, one_line
 
 _MOST_CHANNELS_UNASKED = 4
+_FAX = (2, 3, 4)
 
 
 class TiffPages:
@@ -116,7 +119,8 @@ class TiffPages:
             )
         num_pages = math.prod(self.shape[: -self.num_page_axes])
         file_bytes = tiff.filehandle.size
-        self._offset = series[0].dataoffset if len(series) == 1 else None
+        in_one_block = len(series) == 1 and self._follow_one_another(series[0])
+        self._offset = series[0].dataoffset if in_one_block else None
         self._pages: list[Page] = []
         if self._offset is not None:
             self._page_bytes = math.prod(self._page_shape) * self.dtype.itemsize
@@ -133,7 +137,9 @@ class TiffPages:
     def page(self, number: int) -> npt.NDArray[np.generic]:
         """Decode one page."""
         if self._offset is None:
-            return np.asarray(self._pages[number].asarray(maxworkers=1)).reshape(self._page_shape)
+            page = self._pages[number]
+            decoded = self._fax(page) if page.compression in _FAX else page.asarray(maxworkers=1)
+            return np.asarray(decoded).reshape(self._page_shape)
         file, stored = self._tiff.filehandle, self.dtype.newbyteorder(self._tiff.byteorder)
         with file.lock:
             offset = self._offset + number * self._page_bytes
@@ -143,15 +149,48 @@ class TiffPages:
         """Close the file."""
         self._tiff.close()
 
+    def _note_calibration(self, metadata: dict[str, object]) -> None:
+        """Say where ImageJ shows other values than those that are stored, as it does for signed 16-bit ones."""
+        named = ", ".join(f"{key}={metadata[key]}" for key in ("cf", "c0", "c1") if key in metadata)
+        if named:
+            self.notes.append(f"ImageJ shows its values calibrated ({named}); they are kept as stored")
+
+    def _fax(self, page: Page) -> npt.NDArray[np.generic]:
+        """Decode a page of CCITT fax data by libtiff: tifffile misreads what some encoders write, in silence.
+
+        It also decodes all pages by the options of the first one.
+        """
+        file = self._tiff.filehandle
+        with file.lock:
+            file.seek(0)
+            content = file.read()
+        return np.asarray(imagecodecs.tiff_decode(content, index=page.index))
+
+    def _follow_one_another(self, series: tifffile.TiffPageSeries) -> bool:
+        """Return whether the data of a series' pages lie one behind the other, as far as the pages have headers.
+
+        tifffile takes those of ImageJ files to do so, whatever the headers behind the first one say.
+        """
+        if series.dataoffset is None or series.kind != "imagej":
+            return series.dataoffset is not None
+        page_bytes = math.prod(self._page_shape) * self.dtype.itemsize
+        starts = [self._tiff.pages[number].dataoffsets[0] for number in _numbers(series)]
+        return starts == [series.dataoffset + number * page_bytes for number in range(len(starts))]
+
     def _main_series(self) -> list[tifffile.TiffPageSeries]:
         """Return the one image of the file, or its many images of one plane each, in the order of their pages.
 
         Thumbnails and masks that declare themselves (NewSubfileType) are left out, pyramids read at full size.
         """
         found = self._tiff.series
+        check_subifds(found, self._where)
         series = [one for one in found if not (one.keyframe.is_reduced or one.keyframe.is_mask)] or list(found)
         if len(series) < len(found):
             self.notes.append(f"{len(found) - len(series)} thumbnails or masks beside the image left out")
+        levels = [level.shape for one in series for level in one.levels[1:] if not level.keyframe.is_reduced]
+        if levels:
+            listed = "; ".join(str(shape) for shape in levels[:4])
+            self.notes.append(f"smaller images beside it ({listed}) are taken for levels of a pyramid and left out")
         if len(series) > 1:
             kinds = {(one.keyframe.shape, one.dtype, one.keyframe.photometric) for one in series}
             if len(kinds) > 1 or any(one.kind != "generic" and len(one) > 1 for one in series):
@@ -186,6 +225,7 @@ class TiffPages:
         if series.kind == "ome" and tiff.ome_metadata is not None:
             self.voxel_size_zyx_um = ome_voxel_size(tiff.ome_metadata)
         elif tiff.is_imagej:
+            self._note_calibration(tiff.imagej_metadata or {})
             tags = tiff.pages.first.tags
             resolution_yx = (tags.valueof("YResolution"), tags.valueof("XResolution"))
             self.voxel_size_zyx_um = imagej_voxel_size(tiff.imagej_metadata or {}, resolution_yx)
@@ -194,11 +234,10 @@ class TiffPages:
 def _unnamed_pages(tiff: tifffile.TiffFile, headers: list[PageHeader]) -> list[int]:
     """Return the numbers of the pages that belong to no image, thumbnails and masks that declare themselves apart."""
     named = {number for one in tiff.series for level in one.levels for number in _numbers(level)}
-    reduced_or_mask = 0b101
     return [
         number
         for number, header in enumerate(headers)
-        if number not in named and not header.get(SUBFILE_TYPE, (0,))[0] & reduced_or_mask
+        if number not in named and header.get(SUBFILE_TYPE, (0,)) == (0,)
     ]
 
 

@@ -26,8 +26,9 @@ MAX_PAGE_SAMPLES = 2**31
 
 # decoded bytes per stored byte that a codec can reach: none, LZW, deflate (two codes), PackBits; others know no bound
 _MAX_RATIO = {1: 1, 5: 1400, 8: 1100, 32946: 1100, 32773: 64}
-# tags without which pixels are misread: sizes and types, description, resolution, offsets and byte counts, SubIFDs
-_ESSENTIAL_TAGS = (256, 257, 258, 270, 273, 277, 279, 282, 283, 320, 324, 325, 330, 339, 347)
+# tags without which pixels are misread: sizes and types, description, resolution, offsets and byte counts, SubIFDs,
+# and those by which MetaMorph's stacks number their planes
+_ESSENTIAL_TAGS = (256, 257, 258, 270, 273, 277, 279, 282, 283, 320, 324, 325, 330, 339, 347, 33628, 33629)
 _TAG = re.compile(r"TiffTag (\d+)")
 
 PageHeader = dict[int, tuple[int, ...]]
@@ -44,6 +45,7 @@ class TellingTag(NamedTuple):
 SUBFILE_TYPE = 254
 ORIENTATION = 274
 MEANING = {
+    SUBFILE_TYPE: TellingTag("kind (thumbnail, mask or neither, by NewSubfileType)", (0,)),
     258: TellingTag("bit depth", (1,)),
     262: TellingTag("photometric interpretation", ()),
     266: TellingTag("bit order", (1,)),
@@ -61,7 +63,9 @@ STORAGE = {
     323: TellingTag("tile length", ()),
 }
 """Tags in which the pages of a series have to agree, for they are decoded by what the first one says."""
-_TELLING = {SUBFILE_TYPE, *MEANING, *STORAGE}
+_TELLING = {*MEANING, *STORAGE}
+_REDUCED_OR_MASK = 0b101
+_WHOLE_BYTES_UNLIKE_NUMPY = (24, 40, 48, 56)
 _PER_SAMPLE = (258, 339)
 _UNSIGNED = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF's types of these numbers, and their codes in `struct`
 _LONGEST_VALUE = 3 * 2**16  # the palette of 16-bit indices
@@ -100,8 +104,9 @@ def refusing_complaints(where: str, *, metadata: bool) -> Iterator[None]:
         if " series " in found and metadata:
             remedy = f"{COPY_AGAIN}, or say what its pages are with `--axes ZYX`"
             raise DataError(f"its metadata and its pages do not fit each other ({found})", where=where, remedy=remedy)
-        # a damaged tag that no pixel depends on is no matter, nor is a GDAL_NODATA that is no number
-        if int(tag[1]) in _ESSENTIAL_TAGS if tag else " series " not in found and "GDAL_NODATA" not in found:
+        # a damaged tag that no pixel depends on is no matter, nor is a GDAL_NODATA that is no number, nor a broken date
+        harmless = any(word in found for word in (" series ", "GDAL_NODATA", "julianday"))
+        if int(tag[1]) in _ESSENTIAL_TAGS if tag else not harmless:
             raise DataError(f"truncated or corrupt ({found})", where=where, remedy=COPY_AGAIN)
 
 
@@ -152,6 +157,8 @@ def _telling_tags(tiff: tifffile.TiffFile, tags: bytes) -> PageHeader:
         if len(value) >= numbers.size:
             found = numbers.unpack_from(value)
             values[code] = tuple(dict.fromkeys(found)) if code in _PER_SAMPLE else found
+            if code == SUBFILE_TYPE:
+                values[code] = (found[0] & _REDUCED_OR_MASK,)
     return values
 
 
@@ -187,6 +194,24 @@ def check_single_file(tiff: tifffile.TiffFile, where: str) -> None:
         )
 
 
+def check_subifds(series: Sequence[tifffile.TiffPageSeries], where: str) -> None:
+    """Refuse images that hang below a page (SubIFDs) and are neither smaller versions of it nor masks.
+
+    tifffile takes them for further pages.
+    """
+    pages = [page for one in series if one.kind == "generic" for page in one]
+    if num_below := sum(
+        isinstance(page, tifffile.TiffPage) and page.is_subifd and not page.subfiletype & _REDUCED_OR_MASK
+        for page in pages
+    ):
+        raise DataError(
+            f"{num_below} images below its pages (SubIFDs)",
+            expected="pages that follow one another",
+            where=where,
+            remedy="save the images you mean as a file of their own",
+        )
+
+
 def check_header(first: tifffile.TiffPage, where: str) -> None:
     """Check pixel type and size of the pages."""
     if first.dtype is None or first.dtype.kind not in "buif":
@@ -197,6 +222,12 @@ def check_header(first: tifffile.TiffPage, where: str) -> None:
             where=where,
             remedy="convert it, such as complex numbers to their magnitude",
         )
+    bits = first.bitspersample
+    problem = "" if isinstance(bits, int) else f"samples of different depths ({bits} bits)"
+    if bits in _WHOLE_BYTES_UNLIKE_NUMPY and first.dtype.kind != "f" and first.parent.byteorder == "<":
+        problem = f"little-endian samples of {bits} bits: programs differ on the order of their bytes"
+    if problem:
+        raise DataError(problem, where=where, remedy="save it with 8, 16 or 32 bits a sample")
     samples = max(math.prod(first.shaped), first.tilewidth * first.tilelength * first.tiledepth)
     if not 0 < samples <= MAX_PAGE_SAMPLES:
         raise DataError(

@@ -76,6 +76,13 @@ def refuse_channels(mask_yxc: npt.NDArray[np.generic], where: str) -> NoReturn:
 
 def _integers(mask_yx: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.integer]:
     if mask_yx.dtype.kind in "iu":
+        if mask_yx.dtype == np.uint64 and mask_yx.max() >= 2**63:
+            raise DataError(
+                f"a mask with the value {mask_yx.max()}",
+                expected="values below 2^63",
+                where=where,
+                remedy="save the labels as 8-bit or 16-bit integers",
+            )
         return np.asarray(mask_yx, np.int64 if mask_yx.dtype == np.uint64 else mask_yx.dtype)
     values_yx = mask_yx.astype(np.float64)
     whole_yx = (np.abs(values_yx) < 2**53) & (np.rint(values_yx) == values_yx)  # false for NaN
