@@ -99,7 +99,9 @@ def add(
         require_free(DATA, chosen_name)
     with counting("reading") as progress:
         inspection = inspect(specimen, progress)
-    found = _choose_table(inspection, params, classes, fresh=fresh)
+    # a table that somebody made, such as a recipe's, stays, and so do the settings beside it
+    anew = replace or (fresh and _has_no_table(params))
+    found = _choose_table(inspection, params, classes, fresh=anew)
     _show(inspection, found)
     for folder in (images, masks):
         if folder.is_dir() and (others := left_out(folder)):
@@ -112,7 +114,7 @@ def add(
     else:
         copy_specimen(specimen, DATA, chosen_name)
     shapes = [specimen.shape_yx(z) for z in specimen.labelled]
-    changed = adapt_params(PARAMS_FILE, found, shapes, fresh=fresh)
+    changed = adapt_params(PARAMS_FILE, found, shapes, fresh=anew)
     _track()
     say(f"added as {DATA}/{chosen_name}; data.dvc tracks it")
     for line in changed:
@@ -238,6 +240,14 @@ def _class_cells(code: int | str, classes: dict[int | str, int], found: LabelTab
 
 def _track() -> None:
     run_dvc("add", str(DATA), remedy=f"mend this, then type `dvc add {DATA}`: your files are in {DATA}/ already")
+
+
+def _has_no_table(params: Params) -> bool:
+    """Tell whether params.yaml names no classes, or only those of the sample."""
+    from stackseg.intake.sample import SAMPLE_CLASSES
+
+    names = [(one.name, *one.codes) for one in params.data.classes]
+    return not names or names == [(name, raw) for name, raw, _ in SAMPLE_CLASSES]
 
 
 def _holds_sample() -> bool:

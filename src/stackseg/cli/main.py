@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stackseg import __version__
-from stackseg.cli import data, maintenance, models, params, predict, promote, search, serve, stages
+from stackseg.cli import data, maintenance, models, new, params, predict, promote, search, serve, stages
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment, quieten_libraries
 from stackseg.errors import MachineError, StacksegError, is_out_of_memory, without_passwords
@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+new.attach(app)
 data.attach(app)
 stages.attach(app)
 search.attach(app)

@@ -1,0 +1,89 @@
+"""A project of one's own: its files, and that every recipe's are those of this repository but for what it changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from stackseg.cli.main import app
+from stackseg.errors import DataError, ParamsError
+from stackseg.intake.params_update import SAMPLE_TRAINING
+from stackseg.params import read_params
+from stackseg.recipes.recipe import FOLDER, NAMES, read_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def plain(path: Path) -> dict:
+    return YAML(typ="safe").load(path.read_text())
+
+
+def test_the_repository_is_what_the_template_gives() -> None:
+    template = Path(str(FOLDER / "template"))
+    params = plain(template / "params.yaml")
+    here = plain(ROOT / "params.yaml")
+    params["data"]["classes"] = here["data"]["classes"]
+    params["train"] |= SAMPLE_TRAINING
+    assert params == here
+    stages, own = plain(template / "dvc.yaml"), plain(ROOT / "dvc.yaml")
+    for stage in own["stages"].values():
+        code = [one for one in stage["deps"] if one.startswith("src/stackseg/")]
+        assert code
+        stage["deps"] = [one for one in stage["deps"] if one not in code] + ["requirements.txt"]
+    assert stages == own
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_a_project_with_reasons(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["new", "my project", "--recipe", name])
+    assert done.exit_code == 0, done.output
+    assert "cd 'my project', then stackseg add" in done.output
+    folder = tmp_path / "my project"
+    assert (folder / ".dvc" / "config").exists()
+    recipe = read_recipe(name)
+    params = read_params(folder / "params.yaml")
+    assert params.project.model_name == name
+    tree = plain(folder / "params.yaml")
+    for section, values in recipe.params.items():
+        assert {key: tree[section][key] for key in values} == values
+    assert "# pixels, a multiple of 32" in (folder / "params.yaml").read_text()  # comments stay
+    readme = (folder / "README.md").read_text()
+    assert all(reason in readme for reason in recipe.reasons)
+    assert f"models:/{name}@champion" in readme
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "thesis.txt").touch()
+    with pytest.raises(DataError, match="there: it is there already and not empty"):
+        CliRunner().invoke(app, ["new", "there"], catch_exceptions=False)
+    with pytest.raises(ParamsError, match=r"no recipe 'nuclea'; expected one of sandstone, nuclei"):
+        CliRunner().invoke(app, ["new", "other", "--recipe", "nuclea"], catch_exceptions=False)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["there"]
+
+
+def test_added_files_keep_the_recipes_table_and_settings(tmp_path: Path) -> None:
+    def run(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("stackseg")), *words]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    random = np.random.default_rng(0)
+    for kind, stack in (("i", random.integers(0, 255, (12, 64, 64))), ("m", random.integers(0, 2, (12, 64, 64)) * 255)):
+        tifffile.imwrite(tmp_path / f"{kind}.tif", stack.astype(np.uint8), photometric="minisblack", metadata=None)
+    assert run("new", "p", "--recipe", "mitochondria", folder=tmp_path).returncode == 0
+    before = read_params(tmp_path / "p" / "params.yaml")
+    done = run("add", "../i.tif", "../m.tif", folder=tmp_path / "p")
+    assert done.returncode == 0, done.stderr
+    assert "mitochondrion" in done.stdout
+    assert read_params(tmp_path / "p" / "params.yaml") == before
+    assert (tmp_path / "p" / "data.dvc").exists()
+    assert run("check", folder=tmp_path / "p").returncode == 0
