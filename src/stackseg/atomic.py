@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import glob
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from stackseg.errors import StacksegError
 
@@ -16,10 +19,11 @@ from stackseg.errors import StacksegError
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to; at the end it is renamed to `path`, after an error it is removed.
 
-    Folders above it are made. An OSError without a file name, such as that of a full disk, gets this one.
+    Folders above it are made. What killed processes left of it is removed. An OSError without a file name, such as
+    that of a full disk, gets this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = _temporary(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -36,7 +40,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     The former folder is removed once the new one is in place. A link to a folder stays a link, to the new one.
     """
     folder = folder.resolve()
-    temporary, former = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    temporary, former = _temporary(folder), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -80,6 +84,15 @@ def read_text(path: Path, refusal: type[StacksegError]) -> str:
             line = len((error.object[: error.start] + b".").splitlines())
             found = f"line {line} is not UTF-8 (byte 0x{error.object[error.start]:02x}: is it Windows-1252?)"
         raise refusal(found, expected="UTF-8", where=str(path), remedy="save it as UTF-8 (Excel: CSV UTF-8)") from None
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside `path` for this process alone, and remove what processes that are gone left there."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        process = left.name.split(".")[-2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.new")
 
 
 def _name_file(error: BaseException, path: Path) -> None:
