@@ -134,7 +134,9 @@ def _train_plain(catalog: Catalog, params: Params, seconds: float) -> torch.nn.M
     random = np.random.default_rng(params.seed)
     planes = [(_normalised(image, params), truth) for image, truth in _planes(catalog, "training")]
     num_classes = len(catalog.classes)
-    network: torch.nn.Module = smp.Unet("resnet34", encoder_weights=None, in_channels=planes[0][0].shape[0], classes=num_classes)
+    network: torch.nn.Module = smp.Unet(
+        "resnet34", encoder_weights=None, in_channels=planes[0][0].shape[0], classes=num_classes
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     dice = smp.losses.DiceLoss("multiclass", ignore_index=IGNORE_INDEX)
     cross_entropy = torch.nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX)
@@ -153,7 +155,9 @@ def _train_plain(catalog: Catalog, params: Params, seconds: float) -> torch.nn.M
 
 
 def _normalised(image_yxc: npt.NDArray[np.generic], params: Params) -> npt.NDArray[np.float32]:
-    image_cyx: npt.NDArray[np.float32] = apply_colour(image_yxc, params.data.colour, "").astype(np.float32).transpose(2, 0, 1)
+    image_cyx: npt.NDArray[np.float32] = (
+        apply_colour(image_yxc, params.data.colour, "").astype(np.float32).transpose(2, 0, 1)
+    )
     standardised: npt.NDArray[np.float32] = (image_cyx - image_cyx.mean()) / (image_cyx.std() + 1e-6)
     return standardised
 
