@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,7 +61,13 @@ def test_an_error_leaves_the_folder_that_was_there(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_write_left_is_no_hindrance(tmp_path: Path) -> None:
-    for left in (".plots.new", ".plots.old"):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    for left in (
+        f".plots.{platform.node()}.{gone.pid}.new",
+        f".plots.{platform.node()}.{os.getpid()}.new",
+        ".plots.old",
+    ):
         (tmp_path / left).mkdir()
         (tmp_path / left / "stale").touch()
     (tmp_path / "plots").mkdir()

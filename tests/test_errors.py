@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackseg.errors import StoreError, without_passwords
+from stackseg.errors import StoreError, is_out_of_memory, without_passwords
 
 PASSWORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="'\"<>"), min_size=1)
 
@@ -47,3 +49,19 @@ def test_what_the_environment_keeps_secret_is_in_no_message(monkeypatch: pytest.
 def test_the_password_of_the_tracking_address_is_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ada:s3/cr@t@db/mlflow")
     assert "s3/cr@t" not in str(StoreError("the driver says s3/cr@t is wrong"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (RuntimeError("can't start new thread"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ImportError("No module named 'torch'"), False),
+        (RuntimeError("shapes do not fit"), False),
+    ],
+)
+def test_memory_that_does_not_suffice_is_known_however_it_is_told(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected

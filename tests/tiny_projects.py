@@ -110,8 +110,8 @@ class Project:
             callbacks=callbacks,
         )
         assert result is not None
-        for one in self.checkpoints.iterdir():  # as registering does: an equal training starts anew
-            shutil.rmtree(one)
+        shutil.rmtree(self.checkpoints)  # as registering does: an equal training starts anew
+        self.checkpoints.mkdir()
         return result
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import glob
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,10 +19,11 @@ from stackseg.errors import StacksegError
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to; at the end it is renamed to `path`, after an error it is removed.
 
-    Folders above it are made. An OSError without a file name, such as that of a full disk, gets this one.
+    Folders above it are made. What killed processes left of it is removed. An OSError without a file name, such as
+    that of a full disk, gets this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = _temporary(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -37,7 +40,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     The former folder is removed once the new one is in place. A link to a folder stays a link, to the new one.
     """
     folder = folder.resolve()
-    temporary, former = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    temporary, former = _temporary(folder), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -98,6 +101,21 @@ def require_writable(*folders: Path) -> None:
                 pass
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside `path` for this process alone, and remove what processes that are gone left there.
+
+    The machine's name is part of it, for several machines may share a folder.
+    """
+    start = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(start)}*.new"):
+        import psutil  # rarely needed, and `--help` is quicker without
+
+        process = left.name.removeprefix(start).removesuffix(".new")
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f"{start}{os.getpid()}.new")
 
 
 def _name_file(error: BaseException, path: Path) -> None:

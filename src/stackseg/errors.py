@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
 _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 _ADDRESS_VARIABLES = ("MLFLOW_TRACKING_URI", "STACKSEG_STORAGE")
+_MEMORY_SIGNS = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "_ALLOC_FAILED",
+    "failed to map segment",
+    "annot allocate memory",
+    "can't start new thread",
+)
 # up to the last @ of a word: a password may hold any other sign
 _USER_INFO = re.compile(r"(?<=://)(?!/)[^\s'\"<>]*@")
 _PASSWORD_FIELD = re.compile(r"(?i)\b(\w*password\w*|token)=[^\s&'\"]+")
@@ -86,10 +95,12 @@ def one_line(error: BaseException, longest: int = 120) -> str:
     return words if len(words) <= longest else f"{words[: longest - 3]}..."
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that a device's or the machine's memory did not suffice."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    # torch has no class of its own for it on a CPU, nor where CUDA or a library of it could allocate nothing
-    signs = ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    # torch has no class of its own for it on a CPU, nor where CUDA or a library of it could allocate nothing; Python
+    # has none for a library that finds no room, nor for a thread
+    return isinstance(error, RuntimeError | ImportError | OSError) and any(one in str(error) for one in _MEMORY_SIGNS)

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import os
+import platform
 import shutil
 import struct
 import subprocess
@@ -319,7 +320,7 @@ def test_a_cache_that_cannot_be_written_is_said_with_what_to_do_next(project: Pa
 def test_a_full_disk_leaves_the_catalogue_that_was_there(good: Path) -> None:
     assert run("catalog").returncode == 0
     before = (good / "outputs" / "catalog.json").read_bytes()
-    (good / "outputs" / ".catalog.json.new").symlink_to("/dev/full")
+    (good / "outputs" / f".catalog.json.{platform.node()}.{os.getpid()}.new").symlink_to("/dev/full")
     done = run("catalog")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

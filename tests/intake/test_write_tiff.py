@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import platform
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +19,16 @@ from stackseg.errors import DataError, MachineError
 from stackseg.intake import write_tiff as writing
 from stackseg.intake.write_tiff import write_stack
 
+KILLED = """
+import os, signal
+import numpy as np
+from pathlib import Path
+from stackseg.intake.write_tiff import write_stack
+def planes():
+    yield from np.zeros((2, 8, 9), np.uint8)
+    os.kill(os.getpid(), signal.SIGTERM)
+write_stack(Path("s.tif"), planes(), num_planes=3)
+"""
 DTYPES = ["u1", "u2", "i2", "f4", "?", "i1", "u4", "i4", "f8", "f2", "u8", "i8", ">u2", ">f4"]
 voxel_sizes = st.none() | st.floats(1e-4, 1e4)
 
@@ -142,12 +157,23 @@ class TestNothingHalfWritten:
         write_stack(path, self.planes(2), num_planes=2)
         before = path.read_bytes()
         # the part file, under the name it will get, is a link to the full device
-        part = path.with_name(f".{path.name}.{writing.os.getpid()}.part")
+        part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.new")
         part.symlink_to("/dev/full")
         with pytest.raises(MachineError, match=r"No space left on device.*Free some space"):
             write_stack(path, (np.zeros((900, 900), np.uint8) for _ in range(9)), num_planes=9, compression="none")
         assert path.read_bytes() == before
         assert [one.name for one in tmp_path.iterdir()] == ["s.tif"]
+
+    def test_what_a_killed_process_left_is_cleared_by_the_next(self, tmp_path: Path) -> None:
+        killed = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, check=False)
+        assert killed.returncode == -signal.SIGTERM
+        (left,) = tmp_path.iterdir()
+        assert left.name.startswith(".s.tif.")
+        alive, other = tmp_path / f".s.tif.{platform.node()}.{os.getppid()}.new", tmp_path / ".s.tif.notes.new"
+        for one in (alive, other):
+            one.touch()
+        write_stack(tmp_path / "s.tif", self.planes(2), num_planes=2)
+        assert set(tmp_path.iterdir()) == {tmp_path / "s.tif", alive, other}
 
     def test_a_read_only_file_is_replaced_and_its_other_name_kept(self, tmp_path: Path) -> None:
         cached, path = tmp_path / "cached", tmp_path / "s.tif"

@@ -293,7 +293,7 @@ class TestDescriptions:
         text = known(rock).description
         assert text.startswith("Sandstone of the north quarry.\n\n### Champion\n\nVersion 3: mean IoU 0.3, ")
         assert text.count("### Champion") == 1
-        assert f"mlflow models serve -m models:/{rock.name}@champion" in text
+        assert f"mlflow models serve -m 'models:/{rock.name}@champion'" in text  # the name holds a space
 
     def test_a_long_text_gives_way_to_the_section(self, rock: Registry) -> None:
         MlflowClient().update_model_version(rock.name, "4", "x" * 5000)

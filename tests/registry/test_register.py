@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +24,9 @@ from stackseg.model.bundle import BundleSpec, load_bundle, read_spec
 from stackseg.registry.description import scores_markdown
 from stackseg.registry.register import Registration, identity, register
 from stackseg.registry.versions import read_registered_model
-from stackseg.tracking.run_logger import RunRecord, write_run
+from stackseg.serving.packaging import log_bundle
+from stackseg.tracking.processes import close_abandoned_runs
+from stackseg.tracking.run_logger import RunRecord, read_run, write_run
 from tiny_projects import Project
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -160,6 +165,44 @@ def test_of_two_machines_the_older_version_is_kept(outputs: Outputs) -> None:
     assert (done.created, done.version) == (False, "1")
     assert list(versions(outputs)) == ["1"]
     assert versions(outputs)["1"].tags["run_ids"] == f"theirs,{done.run_id}"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import mlflow
+from stackseg.registry import register
+from stackseg.serving import packaging
+from stackseg.model.bundle import read_spec
+from stackseg.tracking.run_logger import reopened
+from stackseg.tracking.store import open_store_to_read
+open_store_to_read(Path.cwd())
+mlflow.MlflowClient.log_model_artifacts = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+model = Path(sys.argv[1])
+with reopened(sys.argv[2]):
+    packaging.log_bundle(model, read_spec(model))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
+def test_a_model_that_a_kill_left_unfinished_is_removed_by_the_next(outputs: Outputs) -> None:
+    run_id = read_run(outputs.out / "run.json").run_id
+    command = [sys.executable, "-c", KILLED, str(outputs.project.folder / "model"), run_id]
+    killed = subprocess.run(command, cwd=outputs.registry.root, check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    def models_of_run() -> list[Any]:
+        found = mlflow.search_logged_models([outputs.experiment_id], output_format="list")
+        return [one for one in found if one.source_run_id == run_id]
+
+    (left,) = models_of_run()
+    assert left.status == "PENDING"
+    assert close_abandoned_runs(outputs.experiment_id) == [run_id]  # as each verb that writes does
+    outputs.register(lambda: log_bundle(outputs.project.folder / "model", outputs.spec))
+    (kept,) = models_of_run()
+    assert (kept.model_id == left.model_id, kept.status) == (False, "READY")
+    assert MlflowClient().get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_run_that_the_store_does_not_know_is_opened_once(outputs: Outputs) -> None:

@@ -15,7 +15,13 @@ from stackseg.tracking.store import prepare_store
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a store without any test's run, which is copied."""
+    return tmp_path_factory.mktemp("untouched")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, untouched: Path) -> Path:
     """Return a project with a store, made over what a killed process left; tests add to it, but break only copies."""
     root = tmp_path_factory.mktemp("prepared") / "rock & ü project"
     root.mkdir()
@@ -24,21 +30,22 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     forget_store()
     prepare_store(root, experiment="rocks")
     forget_store()
+    _copy_database(root, untouched)
     return root
 
 
 @pytest.fixture(scope="session")
-def copy_store(prepared: Path) -> Callable[[Path], None]:
+def copy_store(prepared: Path, untouched: Path) -> Callable[[Path], None]:
     """Return a function that puts a copy of the store into a folder."""
+    return lambda root: _copy_database(untouched, root)
 
-    def copy(root: Path) -> None:
-        with (
-            closing(sqlite3.connect(prepared / "mlflow.db")) as one,
-            closing(sqlite3.connect(root / "mlflow.db")) as other,
-        ):
-            one.backup(other)
 
-    return copy
+def _copy_database(source: Path, target: Path) -> None:
+    with (
+        closing(sqlite3.connect(source / "mlflow.db")) as one,
+        closing(sqlite3.connect(target / "mlflow.db")) as other,
+    ):
+        one.backup(other)
 
 
 def forget_store() -> None:

@@ -209,3 +209,19 @@ def test_keys_are_of_values_not_of_their_order() -> None:
     assert checkpoint_key({"a": 1, "b": [1.5, None]}, "x") == checkpoint_key({"b": [1.5, None], "a": 1}, "x")
     parts: list[tuple[Any, ...]] = [({"a": 1}, "x"), ({"a": 2}, "x"), ({"a": 1}, "y"), ({"a": 1},), ({"a": "1"}, "x")]
     assert len({checkpoint_key(*one) for one in parts}) == len(parts)
+
+
+def test_a_state_for_which_there_is_no_memory_is_not_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Checkpoints(tmp_path, "key")
+    kept.save_last_meanwhile(STATE)
+    kept.finish()
+
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    for name, call in (("load", kept.set_aside_damaged), ("save", lambda: kept.save_best({}))):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, name, no_memory)
+            with pytest.raises(RuntimeError, match="allocate"):
+                call()
+    assert kept.load_last() is not None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,8 +28,10 @@ from stackseg.model.code_digest import code_digest
 from stackseg.model.devices import has_bf16
 from stackseg.model.network import build_network
 from stackseg.model.segment import SegmentedPlane, segment
+from stackseg.training.checkpoints import remove_checkpoints
 from stackseg.training.launch import launch
 from stackseg.training.train import Callback, EpochReport, Machine, TrainingResult, inference_spec, train
+from tiny_projects import make_tiny_project
 
 RESUMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "one cycle, rare validation": (
@@ -483,3 +488,38 @@ def test_compiled_training_learns_and_scores_like_any(tiny: Any, compiler: None)
         load_bundle(made.folder / "compiled"), made.catalog, made.data, made.params.evaluate, part="validation"
     )
     assert scored.mean_iou == compiled.spec.validation.mean_iou
+
+
+TRAINING = """
+import sys, time
+from pathlib import Path
+from tiny_projects import make_tiny_project
+class Waits:
+    def on_start(self, start): pass
+    def on_step(self, *step): pass
+    def on_validation(self, *validation): pass
+    def on_epoch(self, report):
+        print("trains", flush=True)
+        time.sleep(600)
+make_tiny_project(Path(sys.argv[1])).train(callbacks=(Waits(),))
+"""
+
+
+@pytest.mark.slow
+def test_an_equal_training_is_refused_while_one_runs(tmp_path: Path, follower: Any) -> None:
+    project = make_tiny_project(tmp_path)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", TRAINING, str(tmp_path)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "trains\n"
+        second = follower()
+        with pytest.raises(MachineError, match=rf"a training of this project is running \(process {first.pid}\)"):
+            project.train(callbacks=(second,))
+        assert second.starts == []  # no run was opened or ended
+        (folder,) = (one for one in project.checkpoints.iterdir() if one.is_dir())
+        remove_checkpoints(folder)
+        assert folder.is_dir()
+        first.kill()
+    project.train(callbacks=(second,))
+    assert len(second.starts) == 1

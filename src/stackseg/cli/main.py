@@ -88,14 +88,14 @@ def _known(error: Exception) -> StacksegError | None:
     """Return an error as one that a user can mend, or None: then it is a defect of ours, and its traceback is shown."""
     if isinstance(error, StacksegError):
         return error
-    if isinstance(error, OSError):
-        return _machine_error(error)
     if is_out_of_memory(error):
         return MachineError(
             "out of memory",
             where=(str(error).splitlines() or [""])[0][:120],
             remedy="lower train.batch_size, train.patch_size or inference.tile, or close what else runs",
         )
+    if isinstance(error, OSError):
+        return _machine_error(error)
     from stackseg.tracking.store_errors import as_store_error, is_store_error
 
     if is_store_error(error):
@@ -110,6 +110,12 @@ def _known(error: Exception) -> StacksegError | None:
 def _fail(error: Exception) -> NoReturn:
     """Print one line; of a defect of ours, or where it was asked for, the traceback."""
     known = _known(error)
+    if known is not None and is_out_of_memory(error):
+        # there may be no room for what draws lines either, nor for what other packages do at the exit
+        sys.stderr.write(f"error: {known.sentence()}\n")
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(1)
     if known is None or "--debug" in sys.argv:
         sys.stderr.write(without_passwords("".join(traceback.format_exception(error))))
     else:

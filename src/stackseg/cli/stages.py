@@ -218,7 +218,9 @@ class ShownTraining:
         """Open the bar."""
         if start.damaged_checkpoints is not None:
             warn(f"damaged checkpoints were put aside as {start.damaged_checkpoints}: training begins anew")
-        if start.first_epoch:
+        if start.first_epoch == start.num_epochs:
+            say("all epochs of an equal training are there: its model is written again")
+        elif start.first_epoch:
             say(f"going on at epoch {start.first_epoch + 1} of an interrupted training")
         say(
             f"training {start.num_parameters / 1e6:.1f} M parameters on {start.device} in {start.precision}, "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from stackseg.atomic import atomic_file
 from stackseg.dataset.files.axes import VoxelSize
 from stackseg.errors import DataError, MachineError
 
@@ -71,10 +71,13 @@ def write_stack(
     page_shape = (*shape_yx, 3) if rgb else shape_yx
     num_pages = num_planes if rgb else num_planes * num_channels
     num_bytes = num_pages * (int(np.prod(page_shape)) * dtype.itemsize + _HEADER_BYTES)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     voxel_z, voxel_y, voxel_x = voxel_size_zyx_um or (None, None, None)
     try:
-        with tifffile.TiffWriter(part, bigtiff=num_bytes > _CLASSIC_TIFF_BYTES, byteorder="<") as writer:
+        os.scandir(path.parent).close()  # a folder that is not there is a typing mistake, and not made
+        with (
+            atomic_file(path) as part,
+            tifffile.TiffWriter(part, bigtiff=num_bytes > _CLASSIC_TIFF_BYTES, byteorder="<") as writer,
+        ):
             writer.write(
                 _pages(first, iterator, num_planes, dtype=dtype, rgb=rgb, where=str(path)),
                 shape=(num_pages, *page_shape),
@@ -89,7 +92,6 @@ def write_stack(
                 metadata=None,
                 software=False,
             )
-        os.replace(part, path)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise MachineError(
@@ -97,10 +99,6 @@ def write_stack(
             where=str(path),
             remedy="free some space" if full else "check that the folder exists and may be written to",
         ) from error
-    finally:
-        # where there is no folder to write to there is nothing to remove either
-        with suppress(OSError):
-            part.unlink()
 
 
 def _pages(

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
@@ -81,6 +83,7 @@ def register(
     with store_lock(lock):
         run_id = _run_of(record, spec, experiment_id)
         version = version_of_bundle(model_name, spec)
+        _remove_half_logged(run_id)
         with reopened(run_id):
             if not _has_input(run_id, evaluation.part):
                 mlflow.log_input(test, context=evaluation.part)
@@ -128,6 +131,21 @@ def _create_version(
     client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: link, MLFLOW_RUN_NOTE: description})
     client.set_registered_model_alias(model_name, CHALLENGER, created.version)
     return kept, True
+
+
+def _remove_half_logged(run_id: str) -> None:
+    """Remove the models of a run that killed processes left unfinished, and their artifacts.
+
+    A model of a run that is running is somebody's who logs it at this moment.
+    """
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    if run.info.status == "RUNNING":
+        return
+    for model in mlflow.search_logged_models([run.info.experiment_id], output_format="list"):
+        if model.source_run_id == run_id and model.status == LoggedModelStatus.PENDING:
+            client.delete_logged_model(model.model_id)
+            get_artifact_repository(model.artifact_location).delete_artifacts()
 
 
 def version_of_bundle(model_name: str, spec: BundleSpec) -> ModelVersion | None:

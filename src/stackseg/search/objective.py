@@ -147,7 +147,7 @@ def _end_surplus(trial: Trial, context: TrialContext) -> None:
 
 def _is_own_failure(error: BaseException, trial: Trial) -> bool:
     """Return whether an error is the trial's own, so that the study goes on, and not the machine's or a server's."""
-    if isinstance(error, ModelError | ParamsError) or is_out_of_memory(error):  # type: ignore[arg-type]
+    if isinstance(error, ModelError | ParamsError) or is_out_of_memory(error):
         return True
     # a full disk, a lost server
     if isinstance(error, MachineError | StoreError | MlflowException) or is_storage_error(error):  # type: ignore[arg-type]

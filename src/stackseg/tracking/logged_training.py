@@ -54,7 +54,7 @@ def train_and_log(
         run.interrupt()
         raise
     except Exception as error:
-        run.fail(str(error))
+        run.fail(str(error) or type(error).__name__)
         raise
     except BaseException:  # an interrupted training goes on in the same run
         run.interrupt()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from stackseg.tracking.keys import MAX_FILE_KEY, accepted_keys
 from stackseg.tracking.lineage import GitState, dvc_tags, run_name
 from stackseg.tracking.processes import process_tags
 from stackseg.training.callbacks import EpochReport, TrainingStart, ValidationPlane
+from stackseg.training.checkpoints import remove_checkpoints
 
 RUN_NOTE = "run_id"
 # MLflow's limit on a parameter's value
@@ -207,13 +207,15 @@ def find_run(run_id: str) -> Any | None:
 
 @contextmanager
 def reopened(run_id: str) -> Iterator[None]:
-    """Make a finished run the active one, without touching how it ended."""
-    status = MlflowClient().get_run(run_id).info.status
+    """Make the run of a finished training the active one, and finish it again.
+
+    A kill while it was reopened before says nothing of how its training ended.
+    """
     mlflow.start_run(run_id=run_id, tags=process_tags(), log_system_metrics=False)
     try:
         yield
     finally:
-        mlflow.end_run(status=status if status != "RUNNING" else "FINISHED")
+        mlflow.end_run()
 
 
 def dataset_of(catalog: Catalog, data: Path, part: Part) -> MetaDataset:
@@ -279,10 +281,13 @@ def curves(history: Sequence[EpochReport]) -> dict[str, dict[str, list[float | N
 
 
 def remove_checkpoints_of(run_id: str, checkpoints: Path) -> None:
-    """Remove the checkpoints of a run whose outputs are recorded; the same training then starts anew."""
+    """Remove the checkpoints of a run whose outputs are recorded; the same training then starts anew.
+
+    They stay while another process trains with them.
+    """
     for note in checkpoints.glob(f"*/{RUN_NOTE}"):
         if note.read_text().strip() == run_id:
-            shutil.rmtree(note.parent)
+            remove_checkpoints(note.parent)
 
 
 def write_run(path: Path, record: RunRecord) -> None:

@@ -9,14 +9,15 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from stackseg.atomic import atomic_file
-from stackseg.errors import MachineError, ModelError, one_line
+from stackseg.errors import MachineError, ModelError, is_out_of_memory, one_line
 
 BEST_FILE = "best.pt"
 _SPARE_FILE = ".last.spare"
@@ -25,6 +26,22 @@ _SPARE_FILE = ".last.spare"
 def checkpoint_key(*parts: Any) -> str:
     """Return the name of the folder that an equal training, and no other, finds again."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def lock_of(folder: Path) -> FileLock:
+    """Return the lock that a process holds while it trains with a folder of checkpoints; a kill frees it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f"{folder.name}.lock"), blocking=False)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove a folder of checkpoints and its lock, unless a process trains with it."""
+    lock = lock_of(folder)
+    with suppress(Timeout), lock:
+        shutil.rmtree(folder)
+        _process_note(folder).unlink(missing_ok=True)
+        with suppress(PermissionError):  # on Windows, where the lock goes by itself
+            Path(lock.lock_file).unlink()
 
 
 class Checkpoints:
@@ -40,6 +57,28 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._copy: Any = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training with the same folder; what a killed process held is free.
+
+        Raises
+        ------
+        MachineError
+            Another process trains with it.
+        """
+        note = _process_note(self.folder)
+        try:
+            lock = lock_of(self.folder).acquire()
+        except Timeout:
+            raise MachineError(
+                f"a training of this project is running (process {note.read_text()})",
+                where=str(self.folder),
+                remedy="wait for it, or end that process: the same command then goes on at its last epoch",
+            ) from None
+        with lock:
+            note.write_text(str(os.getpid()))
+            yield
 
     def save_last_meanwhile(self, state: dict[str, Any]) -> None:
         """Write a copy of the last state while training goes on; left out while the one before is still being written.
@@ -140,6 +179,8 @@ class Checkpoints:
             if not isinstance(state, dict):
                 raise ValueError("not the state of a training")
         except Exception as error:  # whatever a damaged pickle makes torch raise
+            if is_out_of_memory(error):  # the file may be whole
+                raise
             raise ModelError(
                 f"damaged checkpoint ({one_line(error, 100) or type(error).__name__})",
                 where=str(path),
@@ -148,12 +189,19 @@ class Checkpoints:
         return state
 
 
+def _process_note(folder: Path) -> Path:
+    # not in the lock's own file, which nobody else may read on Windows
+    return folder.with_name(f"{folder.name}.process")
+
+
 @contextmanager
 def _full_disk_said(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
         # all that torch's writer tells of a full disk may be a wrong position
+        if is_out_of_memory(error):
+            raise
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise MachineError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -78,28 +79,29 @@ def train(
     Raises
     ------
     ParamsError, ModelError, DataError, MachineError
-        What was asked for cannot be done.
+        What was asked for cannot be done, or an equal training is running.
     """
     catalog.require_test_apart(params.model.context_slices)
     fabric = launch(machine, params.train)
     kept = Checkpoints(checkpoints, _key(params, catalog, fabric))
-    training = _Training(params, catalog, data, kept, fabric, machine)
-    training.run(callbacks if fabric.is_global_zero else ())
-    if not fabric.is_global_zero:
-        return None
-    best = kept.load_best()
-    if best is None:
-        raise ModelError("no best epoch was kept", where=str(kept.folder), remedy="train again")
-    spec = bundle_training(
-        model,
-        inference_spec(params, catalog),
-        best["weights"],
-        EpochReport(**best["report"]),
-        params=params,
-        catalog=catalog,
-        git=git,
-        device=fabric.device,
-    )
+    with kept.held() if fabric.is_global_zero else nullcontext():
+        training = _Training(params, catalog, data, kept, fabric, machine)
+        training.run(callbacks if fabric.is_global_zero else ())
+        if not fabric.is_global_zero:
+            return None
+        best = kept.load_best()
+        if best is None:
+            raise ModelError("no best epoch was kept", where=str(kept.folder), remedy="train again")
+        spec = bundle_training(
+            model,
+            inference_spec(params, catalog),
+            best["weights"],
+            EpochReport(**best["report"]),
+            params=params,
+            catalog=catalog,
+            git=git,
+            device=fabric.device,
+        )
     return TrainingResult(spec, tuple(training.history))
 
 
