@@ -11,17 +11,12 @@ import sqlalchemy
 
 from databases import PASSWORD, postgresql
 from served_projects import BIN, environment, run
-from tiny_projects import SETTINGS, tiny_stack, write_specimen
+from stackseg.params import Params
+from stackseg.params.file import write_tree
+from tiny_projects import SETTINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-# what the stages of the repository's dvc.yaml call, without the folders of its source
-PIPELINE = """
-stages:
-  catalog: {cmd: stackseg catalog, deps: [data], outs: [outputs/catalog.json]}
-  train: {cmd: stackseg train, deps: [outputs/catalog.json], outs: [outputs/model, outputs/run.json]}
-  evaluate: {cmd: stackseg evaluate, deps: [outputs/model], outs: [outputs/evaluation.json]}
-"""
 SEARCH = {"search.space": {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}}, "train.epochs": 1}
 SECRETS = [PASSWORD.encode(), b"s3cret"]
 
@@ -31,18 +26,6 @@ def database() -> Iterator[str]:
     """Return the address, password included, of a PostgreSQL of our own."""
     with postgresql() as url:
         yield url
-
-
-@pytest.fixture
-def tiny(project: Path) -> Path:
-    """Return a project of one tiny stack, which DVC tracks."""
-    from stackseg.params import Params
-    from stackseg.params.file import write_tree
-
-    write_specimen(project / "data" / "rock", *tiny_stack())
-    write_tree(project / "params.yaml", Params().override({**SETTINGS, **SEARCH}).model_dump(mode="json"))
-    (project / "dvc.yaml").write_text(PIPELINE)
-    return project
 
 
 def environment_of(uri: str) -> dict[str, str]:
@@ -62,7 +45,9 @@ def rows_of(uri: str) -> Iterator[tuple[str, bytes]]:
     engine.dispose()
 
 
-def test_no_password_is_written_or_printed(database: str, tiny: Path) -> None:
+def test_no_password_is_written_or_printed(database: str, tiny_pipeline: Path) -> None:
+    tiny = tiny_pipeline
+    write_tree(tiny / "params.yaml", Params().override({**SETTINGS, **SEARCH}).model_dump(mode="json"))
     studies = database.replace("/postgres", "/studies")
     engine = sqlalchemy.create_engine(database, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
