@@ -45,7 +45,7 @@ def test_a_recipe_is_a_project_with_reasons(name: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["new", "my project", "--recipe", name])
     assert done.exit_code == 0, done.output
-    assert "cd 'my project', then stackseg add" in done.output
+    assert f"cd 'my project', then stackseg fetch {name}" in done.output
     folder = tmp_path / "my project"
     assert (folder / ".dvc" / "config").exists()
     recipe = read_recipe(name)

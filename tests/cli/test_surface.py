@@ -17,6 +17,7 @@ SURFACE: dict[str, str] = {
     "new": "FOLDER --recipe",
     "sample": "--height --planes --seed --width",
     "add": "IMAGES MASKS --axes --classes --mask-axes --name --planes --replace",
+    "fetch": "NAME --from --mirror",
     "check": "--json",
     "catalog": "[DATA] --out",
     "train": "[DATA] --catalog --device --folds --out --processes --workers",

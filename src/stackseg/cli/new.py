@@ -49,4 +49,5 @@ def new(
     say(f"{folder}: {chosen.title}")
     if recipe is not None:
         say(f"its data: {chosen.data} ({chosen.licence})")
-    next_step(f"cd {shlex.quote(str(folder))}, then stackseg add IMAGES MASKS")
+    data = "stackseg add IMAGES MASKS" if recipe is None else f"stackseg fetch {recipe}, or stackseg add IMAGES MASKS"
+    next_step(f"cd {shlex.quote(str(folder))}, then {data}")
