@@ -9,7 +9,7 @@ import pytest
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.intake.params_update import SAMPLE_TRAINING, adapt_params
 from stackseg.params import Params, read_params
-from stackseg.params.file import dotted_keys, read_tree
+from stackseg.params.file import dotted_keys, read_tree, write_tree
 from stackseg.params.train import TrainParams
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def adapt(
     names, raw, display = zip(*classes, strict=True)
     table = LabelTable(names, raw, display, () if ignore is None else (ignore,))
     shapes = [(smallest_side, smallest_side + (0 if one_size else 7 * (z % 2))) for z in range(num_labelled)]
-    return adapt_params(path, table, shapes, fresh=fresh)
+    return adapt_params(path, table, shapes, fresh=fresh, anew=fresh)
 
 
 def comments(path: Path) -> list[str]:
@@ -157,3 +157,20 @@ class TestFurtherData:
         table = [(one.name, one.codes, one.display) for one in read_params(path).data.classes]
         assert adapt(path, table, fresh=False) == []
         assert path.read_bytes() == before
+
+
+def test_a_table_that_is_kept_leaves_what_was_chosen_and_fits_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    classes = [{"name": "a", "raw": 0, "display": "#000000"}, {"name": "b", "raw": 1, "display": "#ffffff"}]
+    table = LabelTable(("a", "b"), ((0,), (1,)), ("#000000", "#ffffff"))
+    for chosen, split, train in (
+        ({}, {"gap": 0}, {"patch_size": 64}),
+        ({"split.gap": 1}, {"gap": 1}, {"patch_size": 64}),
+        ({"train.epochs": 3}, {"gap": 0}, {"patch_size": 256, "epochs": 3}),
+    ):
+        write_tree(path, Params().override({"data.classes": classes, **chosen}).model_dump(mode="json"))
+        adapt_params(path, table, [(64, 80)] * 12, fresh=True, anew=False)
+        after = read_params(path)
+        assert {key: getattr(after.split, key) for key in split} == split
+        assert {key: getattr(after.train, key) for key in train} == train
+        assert [one.name for one in after.data.classes] == ["a", "b"]

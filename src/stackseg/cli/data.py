@@ -114,7 +114,7 @@ def add(
     else:
         copy_specimen(specimen, DATA, chosen_name)
     shapes = [specimen.shape_yx(z) for z in specimen.labelled]
-    changed = adapt_params(PARAMS_FILE, found, shapes, fresh=anew)
+    changed = adapt_params(PARAMS_FILE, found, shapes, fresh=fresh, anew=anew)
     _track()
     say(f"added as {DATA}/{chosen_name}; data.dvc tracks it")
     for line in changed:

@@ -17,7 +17,9 @@ SAMPLE_TRAINING = {"epochs": 12, "patch_size": 128, "batch_size": 16, "lr": 0.00
 """Section `train` of params.yaml where the sample asks for other values than the section's defaults."""
 
 
-def adapt_params(path: Path, table: LabelTable, shapes_yx: Sequence[tuple[int, int]], *, fresh: bool) -> list[str]:
+def adapt_params(
+    path: Path, table: LabelTable, shapes_yx: Sequence[tuple[int, int]], *, fresh: bool, anew: bool
+) -> list[str]:
     """Write the class table and, for fresh data, a split and patches that fit it.
 
     Parameters
@@ -27,7 +29,9 @@ def adapt_params(path: Path, table: LabelTable, shapes_yx: Sequence[tuple[int, i
     shapes_yx
         Shape of each annotated plane.
     fresh
-        Whether the data replaces all other: then table, split and the sample's training settings are replaced, too.
+        Whether there is no other data: then split and patches that nobody has chosen are made to fit.
+    anew
+        Whether table, split and training settings of other data are there: then all are replaced.
 
     Returns
     -------
@@ -43,14 +47,16 @@ def adapt_params(path: Path, table: LabelTable, shapes_yx: Sequence[tuple[int, i
         for name, raw, display in classes
     ]
     data = tree.setdefault("data", {})
-    present = read_params(path).data
+    params = read_params(path)
+    present = params.data
     same = present.ignore == ignore and [(one.name, one.codes, one.display) for one in present.classes] == classes
-    if fresh or not same:
+    if anew or not same:
         data["classes"] = rows
         data["ignore"] = None if ignore is None else _quoted(ignore)
         changed.append(f"data.classes has {len(rows)} classes")
-    if fresh:
+    if anew or (fresh and params.split == SplitParams()):
         _set(tree, "split", _split_for(len(shapes_yx), one_size=len(set(shapes_yx)) == 1), changed)
+    if anew or (fresh and params.train == TrainParams()):
         side = max(32, min(TrainParams().patch_size, min(map(min, shapes_yx)) // 32 * 32))
         defaults = TrainParams().model_dump(mode="json")
         _set(tree, "train", {key: defaults[key] for key in SAMPLE_TRAINING} | {"patch_size": side}, changed)
