@@ -32,7 +32,7 @@ def test_the_repository_is_what_the_template_gives() -> None:
     params["data"]["classes"] = here["data"]["classes"]
     params["train"] |= SAMPLE_TRAINING
     assert params == here
-    stages, own = plain(template / "dvc.yaml"), plain(ROOT / "dvc.yaml")
+    stages, own = plain(template / "stages.yaml"), plain(ROOT / "dvc.yaml")
     for stage in own["stages"].values():
         code = [one for one in stage["deps"] if one.startswith("src/stackseg/")]
         assert code

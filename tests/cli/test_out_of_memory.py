@@ -77,10 +77,6 @@ def test_train(large: Path) -> None:
     assert not (large / "outputs" / "model").exists()
 
 
-def test_train_where_not_even_the_libraries_find_room(large: Path) -> None:
-    assert "out of memory. Lower train.batch_size" in run(large, LIMITED, "numpy", "300", "train")
-
-
 def test_predict(trained: tuple[Any, Any], tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "image.tif", np.zeros((9000, 9000), np.uint8), compression="zlib")
     modules = "stackseg.model.segment,stackseg.serving.drift,stackseg.intake.write_tiff,mlflow"

@@ -281,7 +281,8 @@ def test_a_killed_worker_loses_no_trial_and_an_interrupted_search_goes_on(tmp_pa
     assert "ending the trials" in going.said.splitlines()[-2]
     trials = trials_of(root)
     assert trials[interrupted.number].state == TrialState.FAIL
-    waiting = [one.system_attrs["fixed_params"] for one in trials if one.state == TrialState.WAITING]
+    # the trial of the dead worker may still wait for its second worker: it has params, and none that are fixed
+    waiting = [one.system_attrs.get("fixed_params", one.params) for one in trials if one.state == TrialState.WAITING]
     assert len(waiting) == 2
     assert all(one.params in waiting for one in (stale, interrupted))
     parent, children = runs_of(root, "search")

@@ -35,7 +35,8 @@ def write_project(folder: Path, recipe: Recipe, version: str) -> None:
     version
         The line of requirements.txt that names stackseg: the stages depend on it.
     """
-    for name, target in (("params.yaml", "params.yaml"), ("dvc.yaml", "dvc.yaml"), ("gitignore", ".gitignore")):
+    # under its own name DVC would take the template for stages of the repository that it lies in
+    for name, target in (("params.yaml", "params.yaml"), ("stages.yaml", "dvc.yaml"), ("gitignore", ".gitignore")):
         (folder / target).write_text(TEMPLATE.joinpath(name).read_text(encoding="utf-8"), encoding="utf-8")
     path = folder / "params.yaml"
     tree = read_tree(path)
