@@ -71,8 +71,9 @@ class Checkpoints:
         try:
             lock = lock_of(self.folder).acquire()
         except Timeout:
+            holder = f" (process {note.read_text()})" if note.exists() else ""  # it may have begun this very moment
             raise MachineError(
-                f"a training of this project is running (process {note.read_text()})",
+                f"a training of this project is running{holder}",
                 where=str(self.folder),
                 remedy="wait for it, or end that process: the same command then goes on at its last epoch",
             ) from None
