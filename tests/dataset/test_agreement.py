@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from stackseg.dataset.agreement import require_agreement
+from stackseg.dataset.agreement import fitting_colour, require_agreement
 from stackseg.dataset.channels import ColourPolicy
 from stackseg.dataset.specimens import find_specimens
 from stackseg.errors import DataError
@@ -104,3 +104,10 @@ def test_images_of_another_kind_are_refused(tmp_path: Path, colour: Any, other: 
         return
     with pytest.raises(DataError, match=told):
         require_agreement(specimens, colour)
+
+
+def test_grey_beside_rgb_is_brought_to_grey_where_nothing_was_chosen(tmp_path: Path) -> None:
+    (mixed,) = find_specimens(data(tmp_path / "mixed", [GREY, RGB], [GREY] * 2))
+    (alike,) = find_specimens(data(tmp_path / "alike", [RGB, RGB], [GREY] * 2))
+    assert [fitting_colour(mixed, policy) for policy in ("keep", "grey", "rgb")] == ["grey", "grey", "rgb"]
+    assert fitting_colour(alike, "keep") == "keep"

@@ -39,7 +39,7 @@ def adapt(
     names, raw, display = zip(*classes, strict=True)
     table = LabelTable(names, raw, display, () if ignore is None else (ignore,))
     shapes = [(smallest_side, smallest_side + (0 if one_size else 7 * (z % 2))) for z in range(num_labelled)]
-    return adapt_params(path, table, shapes, fresh=fresh, anew=fresh)
+    return adapt_params(path, table, shapes, fresh=fresh, anew=fresh, colour="keep")
 
 
 def comments(path: Path) -> list[str]:
@@ -169,7 +169,7 @@ def test_a_table_that_is_kept_leaves_what_was_chosen_and_fits_the_rest(tmp_path:
         ({"train.epochs": 3}, {"gap": 0}, {"patch_size": 256, "epochs": 3}),
     ):
         write_tree(path, Params().override({"data.classes": classes, **chosen}).model_dump(mode="json"))
-        adapt_params(path, table, [(64, 80)] * 12, fresh=True, anew=False)
+        adapt_params(path, table, [(64, 80)] * 12, fresh=True, anew=False, colour="keep")
         after = read_params(path)
         assert {key: getattr(after.split, key) for key in split} == split
         assert {key: getattr(after.train, key) for key in train} == train

@@ -75,7 +75,7 @@ def add(
     Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
     class table into params.yaml if there is none, and runs `dvc add data`. They replace the untouched sample.
     """
-    from stackseg.dataset.agreement import require_agreement
+    from stackseg.dataset.agreement import fitting_colour, require_agreement
     from stackseg.dataset.specimens import find_specimens, holds_images, left_out
     from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair, require_free, require_name
     from stackseg.intake.params_update import adapt_params
@@ -94,7 +94,8 @@ def add(
             where=str(DATA),
             remedy="move its files into data/<specimen>/ first, or start over with --replace",
         )
-    require_agreement([*([] if fresh else find_specimens(DATA)), specimen], params.data.colour)
+    colour = fitting_colour(specimen, params.data.colour) if fresh else params.data.colour
+    require_agreement([*([] if fresh else find_specimens(DATA)), specimen], colour)
     if not fresh:
         require_free(DATA, chosen_name)
     with counting("reading") as progress:
@@ -114,7 +115,7 @@ def add(
     else:
         copy_specimen(specimen, DATA, chosen_name)
     shapes = [specimen.shape_yx(z) for z in specimen.labelled]
-    changed = adapt_params(PARAMS_FILE, found, shapes, fresh=fresh, anew=anew)
+    changed = adapt_params(PARAMS_FILE, found, shapes, fresh=fresh, anew=anew, colour=colour)
     _track()
     say(f"added as {DATA}/{chosen_name}; data.dvc tracks it")
     for line in changed:

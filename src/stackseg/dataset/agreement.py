@@ -41,6 +41,12 @@ def require_agreement(specimens: Sequence[Specimen], colour: ColourPolicy) -> No
         _require_alike((i for one in specimens for i in _mask_files(one) if i.encoding.kind in kinds), remedy)
 
 
+def fitting_colour(specimen: Specimen, colour: ColourPolicy) -> ColourPolicy:
+    """Return the policy under which a first specimen's images go together: grey for grey beside RGB."""
+    channels = {info.num_channels for info in _image_files(specimen)}
+    return "grey" if colour == "keep" and channels == {1, 3} else colour
+
+
 def _require_same_pixels(info: StackInfo, first: StackInfo, colour: ColourPolicy) -> None:
     if info.num_channels not in ((1, 3) if colour != "keep" else (first.num_channels,)):
         same = f"{first.num_channels}, as {first.path} has"

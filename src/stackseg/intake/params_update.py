@@ -8,6 +8,7 @@ from typing import Any
 
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from stackseg.dataset.channels import ColourPolicy
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.params.file import read_params, read_tree, write_tree
 from stackseg.params.split import SplitParams
@@ -18,7 +19,13 @@ SAMPLE_TRAINING = {"epochs": 12, "patch_size": 128, "batch_size": 16, "lr": 0.00
 
 
 def adapt_params(
-    path: Path, table: LabelTable, shapes_yx: Sequence[tuple[int, int]], *, fresh: bool, anew: bool
+    path: Path,
+    table: LabelTable,
+    shapes_yx: Sequence[tuple[int, int]],
+    *,
+    fresh: bool,
+    anew: bool,
+    colour: ColourPolicy,
 ) -> list[str]:
     """Write the class table and, for fresh data, a split and patches that fit it.
 
@@ -32,6 +39,8 @@ def adapt_params(
         Whether there is no other data: then split and patches that nobody has chosen are made to fit.
     anew
         Whether table, split and training settings of other data are there: then all are replaced.
+    colour
+        What `data.colour` is to be.
 
     Returns
     -------
@@ -54,6 +63,7 @@ def adapt_params(
         data["classes"] = rows
         data["ignore"] = None if ignore is None else _quoted(ignore)
         changed.append(f"data.classes has {len(rows)} classes")
+    _set(tree, "data", {"colour": colour}, changed)
     if anew or (fresh and params.split == SplitParams()):
         _set(tree, "split", _split_for(len(shapes_yx), one_size=len(set(shapes_yx)) == 1), changed)
     if anew or (fresh and params.train == TrainParams()):
