@@ -24,7 +24,7 @@ from stackseg.tracking.lineage import GitState, run_name
 from stackseg.tracking.logged_training import train_and_log
 from stackseg.tracking.run_logger import remove_checkpoints_of
 from stackseg.tracking.store import prepare_store
-from stackseg.training.train import Machine
+from stackseg.training.train import Machine, TrainingResult
 from stackseg.training.validation import _shares
 from tiny_projects import Project, make_tiny_project
 
@@ -45,20 +45,27 @@ def recorded(
     return project, prepare_store(tmp_path, experiment="rocks").experiment_id
 
 
-def test_a_run_says_what_it_is_and_shows_the_same_planes_at_each_validation(
-    recorded: tuple[Project, str], tmp_path: Path
-) -> None:
-    project, experiment_id = recorded
+def logged(project: Project, experiment_id: str, out: Path, *callbacks: Any) -> TrainingResult:
+    """Train a tiny project as the verb does, logged to an experiment."""
     result = train_and_log(
         project.params,
         project.catalog,
         data=project.data,
-        out=tmp_path / "outputs",
+        out=out,
         checkpoints=project.checkpoints,
         experiment_id=experiment_id,
         machine=Machine(device="cpu"),
+        callbacks=callbacks,
     )
     assert result is not None
+    return result
+
+
+def test_a_run_says_what_it_is_and_shows_the_same_planes_at_each_validation(
+    recorded: tuple[Project, str], tmp_path: Path
+) -> None:
+    project, experiment_id = recorded
+    result = logged(project, experiment_id, tmp_path / "outputs")
     # the same weights as without anybody who looks at planes, trained anew
     shutil.rmtree(project.checkpoints)
     assert result.spec.digest == project.train("alone").spec.digest
@@ -111,17 +118,7 @@ def test_a_kill_after_the_last_epoch_costs_no_epoch_and_opens_no_second_run(
     assert killed.returncode == -signal.SIGKILL
     (before,) = mlflow.MlflowClient().search_runs([experiment_id])
     follows = follower()
-    result = train_and_log(
-        project.params,
-        project.catalog,
-        data=project.data,
-        out=tmp_path / "outputs",
-        checkpoints=project.checkpoints,
-        experiment_id=experiment_id,
-        machine=Machine(device="cpu"),
-        callbacks=[follows],
-    )
-    assert result is not None
+    result = logged(project, experiment_id, tmp_path / "outputs", follows)
     assert (follows.starts[0].first_epoch, follows.reports, len(result.history)) == (2, [], 2)
     (run,) = mlflow.MlflowClient().search_runs([experiment_id])
     assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")

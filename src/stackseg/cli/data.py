@@ -102,7 +102,7 @@ def add(
         inspection = inspect(specimen, progress)
     # a table that somebody made, such as a recipe's, stays, and so do the settings beside it
     anew = replace or (fresh and _has_no_table(params))
-    found = _choose_table(inspection, params, classes, fresh=anew)
+    found = _choose_table(inspection, params, classes, anew=anew)
     _show(inspection, found)
     for folder in (images, masks):
         if folder.is_dir() and (others := left_out(folder)):
@@ -174,7 +174,7 @@ def show_catalog(catalog: Catalog) -> None:
         warn(line)
 
 
-def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, fresh: bool) -> LabelTable:
+def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, anew: bool) -> LabelTable:
     from stackseg.dataset.records import label_table
     from stackseg.intake.label_proposal import propose_table
     from stackseg.params.data import read_classes
@@ -184,7 +184,7 @@ def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, 
     specimen = inspection.specimen
     first = specimen.mask_file(specimen.labelled[0]).info.path
     where = str(first if specimen.is_stack else first.parent)
-    if fresh or not params.data.classes:
+    if anew or not params.data.classes:
         lossy = any(specimen.mask_file(z).info.encoding.may_be_lossy for z in specimen.labelled)
         return propose_table(inspection.raw, planes=inspection.raw_of_planes, may_be_lossy=lossy, where=where)
     present = label_table(params)

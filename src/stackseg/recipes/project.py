@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from stackseg.errors import DataError
 from stackseg.params.file import read_params, read_tree, write_tree
@@ -41,7 +40,7 @@ def write_project(folder: Path, recipe: Recipe, version: str) -> None:
     path = folder / "params.yaml"
     tree = read_tree(path)
     for section, values in recipe.params.items():
-        _merge(tree[section], values)
+        tree[section].update(values)
     write_tree(path, tree)
     params = read_params(path)
     (folder / "requirements.txt").write_text(f"{version}\n", encoding="utf-8")
@@ -56,8 +55,3 @@ def write_project(folder: Path, recipe: Recipe, version: str) -> None:
         + "\n",
         encoding="utf-8",
     )
-
-
-def _merge(tree: dict[str, Any], values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        tree[key] = value
