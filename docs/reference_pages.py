@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 PARAMETERS = {
     "output": "How the mask is written: `tiff`, `png` (one plane) or `npz` (NumPy's compressed file).",
     "probabilities": "Also send the probabilities of all classes, with `tiff` or `npz`.",
-    "tta": "Average over four flips (test-time augmentation). It takes four times as long, and gives other masks than "
-    "those that were scored.",
+    "tta": "Test-time augmentation: `model` as the model was scored; `none`, `flips` (four times as long) or `d4` "
+    "(eight times) give other masks than those.",
     "plane": "Segment only this plane of the stack, counted from 0. The other planes are its context. -1: all planes.",
     "ignore_voxel_size": "Segment although the voxel size is more than a factor of 2 from the training data's.",
 }

@@ -246,3 +246,26 @@ def test_the_served_function_refuses_what_is_no_image(
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
     assert "\n" not in caught.value.message
     assert "/tmp" not in caught.value.message
+
+
+@pytest.mark.parametrize(("tta", "passes"), [("none", 1), ("flips", 4), ("d4", 8)])
+def test_augmented_probabilities_turn_with_the_plane(tta: Any, passes: int) -> None:
+    bundle = bundle_of(kernel=3)
+    with_tta = Segmenter(bundle.inference.model_copy(update={"tta": tta}), bundle.network)
+    image_yxc = np.random.default_rng(5).random((40, 70, 1))
+
+    def probabilities(plane_yxc: Any) -> Any:
+        bundle.network.seen.clear()
+        (one,) = segment(Planes([plane_yxc]), with_tta, probabilities=True)
+        return one.probabilities_cyx
+
+    upright_cyx = probabilities(image_yxc)
+    windows = len(bundle.network.seen)
+    assert windows == passes * 2
+    np.testing.assert_allclose(upright_cyx.sum(0), 1, atol=1e-5)
+    flipped_cyx = probabilities(image_yxc[::-1])
+    turned_cyx = probabilities(np.rot90(image_yxc))
+    assert np.allclose(flipped_cyx[:, ::-1], upright_cyx, atol=1e-5) == (tta != "none")
+    assert np.allclose(np.rot90(turned_cyx, -1, (1, 2)), upright_cyx, atol=1e-5) == (tta == "d4")
+    (asked,) = segment(Planes([image_yxc]), bundle, probabilities=True, tta=tta)
+    np.testing.assert_array_equal(asked.probabilities_cyx, upright_cyx)

@@ -112,7 +112,7 @@ def test_a_response_says_what_it_is_and_where_it_comes_from(url: str) -> None:
     assert answer["drift"]["outside"] is False
     dark, flipped = (
         post(url, image, **params).json()["predictions"][0]
-        for image, params in ((tiff(PLANE // 4), {}), (tiff(PLANE), {"tta": True, "plane": None}))
+        for image, params in ((tiff(PLANE // 4), {}), (tiff(PLANE), {"tta": "flips", "plane": None}))
     )
     assert dark["drift"]["outside"] is True
     assert any("median intensity" in one for one in dark["warnings"])
@@ -189,7 +189,7 @@ class TestBadRequests:
     ) -> None:
         monkeypatch.setattr(model, "max_megapixels", PLANE.size * 3.9e-6)
         assert post(url, tiff(PLANE)).ok
-        assert "over all planes, channels and the 4 flips of tta" in refusal(post(url, tiff(PLANE), tta=True), 400)
+        assert "over all planes, channels and the 4 turns of tta" in refusal(post(url, tiff(PLANE), tta="flips"), 400)
 
     def test_other_files_named_by_an_ome_header_are_not_opened(self, url: str, tmp_path: Any) -> None:
         other = tmp_path / "secret.ome.tif"
@@ -239,7 +239,7 @@ class TestBadRequests:
         ("params", "told"),
         [
             ({"outptu": "png"}, "an unknown parameter; expected among output, probabilities, tta, plane, ignore_voxel"),
-            ({"tta": "maybe"}, 'parameter "tta": a value that it cannot have; expected true or false'),
+            ({"tta": "maybe"}, 'parameter "tta": a value that it cannot have; expected model, none, flips or d4'),
             ({"output": "jpeg"}, 'parameter "output": a value that it cannot have; expected png, tiff or npz'),
             ({"plane": 9}, 'parameter "plane": plane 9 of 1; expected -1 (all) or 0 to 0'),
             ({"plane": "all"}, 'parameter "plane": a value that it cannot have; expected a whole number'),

@@ -40,7 +40,7 @@ def refusal(body: Any) -> str:
     [
         (split(IMAGE), 1, RequestParams()),
         (split(IMAGE, IMAGE, IMAGE), 3, RequestParams()),
-        (split(IMAGE, params={"output": "png", "tta": True}), 1, RequestParams(output="png", tta=True)),
+        (split(IMAGE, params={"output": "png", "tta": "flips"}), 1, RequestParams(output="png", tta="flips")),
         (split(IMAGE, params={"output": None}), 1, RequestParams()),
         (split(IMAGE, params=None), 1, RequestParams()),
         (split(base64.encodebytes(FILE * 20).decode()), 1, RequestParams()),  # in lines, as GNU base64 writes it

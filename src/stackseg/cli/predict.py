@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,7 +27,10 @@ IgnoreVoxelSize = Annotated[
 ]
 Axes = Annotated[str | None, typer.Option(help="The file's dimensions, e.g. ZYX, if they are ambiguous.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")]
-Tta = Annotated[bool, typer.Option("--tta", help="Average over four flips: slower, and not what was scored.")]
+Tta = Annotated[
+    Literal["none", "flips", "d4"] | None,
+    typer.Option(help="Average over flips (4 times as long) or turns, too (8). Default: as the model was scored."),
+]
 
 
 def attach(app: typer.Typer) -> None:
@@ -43,7 +46,7 @@ def predict(
     model: ModelName = "champion",
     overwrite: Overwrite = False,
     axes: Axes = None,
-    tta: Tta = False,
+    tta: Tta = None,
     ignore_voxel_size: IgnoreVoxelSize = False,
     device: Device = "auto",
 ) -> None:

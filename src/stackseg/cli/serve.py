@@ -40,7 +40,7 @@ def serve(
     watch_seconds: Annotated[float, typer.Option(min=0.1, help="How often --watch looks.")] = 2.0,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Largest body of a request.")] = 64,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, help="Largest image, over planes, channels and the flips of tta.")
+        float, typer.Option(min=0.001, help="Largest image, over planes, channels and turns of tta.")
     ] = 64,
     timeout: Annotated[int, typer.Option(min=1, help="Seconds that a request may take.")] = 60,
     device: Device = "auto",
@@ -103,7 +103,7 @@ def segment_remote(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The mask TIFF to write.")],
     overwrite: Overwrite = False,
     axes: Axes = None,
-    tta: Tta = False,
+    tta: Tta = None,
     ignore_voxel_size: IgnoreVoxelSize = False,
     in_flight: Annotated[int, typer.Option(min=1, max=64, help="Requests under way at a time.")] = 4,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer.")] = 60,
@@ -114,7 +114,8 @@ def segment_remote(
     from stackseg.serving.client import RemoteModel
 
     check_out(image, out, overwrite)
-    remote = RemoteModel(url, {"tta": tta, "ignore_voxel_size": ignore_voxel_size}, timeout, in_flight)
+    asked = {"ignore_voxel_size": ignore_voxel_size} | ({} if tta is None else {"tta": tta})
+    remote = RemoteModel(url, asked, timeout, in_flight)
     with open_stack(image, axes=axes) as stack, counting("segmenting") as progress:
         planes = remote.segment(stack, stack.info.voxel_size_zyx_um)
         first = next(planes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +22,7 @@ from stackseg.model.devices import resolve_precision
 from stackseg.model.fuse_batchnorm import fold_normalisation
 from stackseg.model.network import NetworkSpec, build_network, size_multiple
 from stackseg.model.tiling import Tiling
+from stackseg.params.inference import Tta
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -46,6 +47,14 @@ class InferenceSpec(Record):
     overlap: int
     precision: Literal["auto", "fp32", "bf16"]
     voxel_size_zyx_um: tuple[float | None, float | None, float | None] | None
+    tta: Tta = "none"
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # a field that older bundles lack is only written where it says something: their digests stay
+        fields = type(self).model_fields
+        tree: dict[str, Any] = dump(self)
+        return {key: value for key, value in tree.items() if fields[key].is_required() or value != fields[key].default}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

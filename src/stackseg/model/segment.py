@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,15 @@ from stackseg.errors import DataError
 from stackseg.model.bundle import InferenceSpec, Segmenter
 from stackseg.model.devices import resolve_precision
 from stackseg.model.tiling import Blend
+from stackseg.params.inference import Tta
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
+SYMMETRIES: Mapping[Tta, tuple[tuple[bool, tuple[int, ...]], ...]] = {
+    "none": ((False, ()),),
+    "flips": tuple((False, axes) for axes in _FLIPS),
+    "d4": tuple((transposed, axes) for transposed in (False, True) for axes in _FLIPS),
+}
+"""What a plane is averaged over: whether it is transposed, and the axes along which it is then flipped."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ def segment(
     *,
     planes: Iterable[int] | None = None,
     probabilities: bool = False,
-    tta: bool = False,
+    tta: Tta | None = None,
     before_window: Callable[[], None] = lambda: None,
 ) -> Iterator[SegmentedPlane]:
     """Segment planes of a stack, one after another.
@@ -53,8 +61,7 @@ def segment(
     probabilities
         Whether to hand out the probabilities, too.
     tta
-        Average over the four flips of each plane (test-time augmentation): four times the work, and other masks than
-        the scored ones.
+        Test-time augmentation other than the model's own: then the masks are other ones than those that were scored.
     before_window
         Called before each window; what it raises ends the work, as for a client that has left.
 
@@ -75,7 +82,8 @@ def segment(
             for one in dict.fromkeys(needed)
         }
         image_yxc = stack_context([prepared[one] for one in needed], z)
-        blended_cyx = (_blend_flipped if tta else _blend)(image_yxc, segmenter, device, precision, before_window)
+        symmetries = SYMMETRIES[tta or spec.tta]
+        blended_cyx = _blend_turned(image_yxc, segmenter, device, precision, before_window, symmetries)
         mask_yx = blended_cyx.argmax(0).astype(np.uint8)
         yield SegmentedPlane(z, mask_yx, blended_cyx if probabilities else None)
 
@@ -112,22 +120,24 @@ def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
         )
 
 
-def _blend_flipped(
+def _blend_turned(
     image_yxc: npt.NDArray[np.float32],
     segmenter: Segmenter,
     device: torch.device,
     precision: str,
     before_window: Callable[[], None],
+    symmetries: Sequence[tuple[bool, tuple[int, ...]]],
 ) -> npt.NDArray[np.float32]:
-    """Return the class probabilities (C, Y, X) of one plane, averaged over its flips along y, x and both."""
-    blended = [
-        np.flip(
-            _blend(np.flip(image_yxc, axes), segmenter, device, precision, before_window),
-            tuple(axis + 1 for axis in axes),
-        )
-        for axes in _FLIPS
-    ]
-    return np.asarray(np.mean(blended, axis=0, dtype=np.float32))
+    """Return the class probabilities (C, Y, X) of one plane, averaged over its symmetries."""
+
+    def turned_back() -> Iterator[npt.NDArray[np.float32]]:
+        for transposed, axes in symmetries:
+            turned_yxc = np.flip(image_yxc.swapaxes(0, 1) if transposed else image_yxc, axes)
+            blended_cyx = _blend(turned_yxc, segmenter, device, precision, before_window)
+            upright_cyx = np.flip(blended_cyx, tuple(axis + 1 for axis in axes))
+            yield upright_cyx.swapaxes(1, 2) if transposed else upright_cyx
+
+    return reduce(np.add, turned_back()) / np.float32(len(symmetries))
 
 
 @torch.inference_mode()

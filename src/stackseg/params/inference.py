@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from stackseg.params.base import Section
 
+Tta = Literal["none", "flips", "d4"]
+
 
 class InferenceParams(Section):
     """Section `inference`."""
@@ -18,6 +20,9 @@ class InferenceParams(Section):
     """Pixels that neighbouring windows share; they are blended there."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the hardware has it, else fp32."""
+    tta: Tta = "none"
+    """Test-time augmentation: average over the four flips, or over all eight turns and flips (d4). Scores include it;
+    it costs four or eight times as long."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

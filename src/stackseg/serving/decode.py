@@ -52,7 +52,7 @@ def open_image(image: bytes, max_megapixels: float, name: str, *, passes: int = 
         info = stack.info
         megapixels = info.num_planes * info.shape_yx[0] * info.shape_yx[1] * info.num_channels * passes / 1e6
         if megapixels > max_megapixels:
-            counted = "planes and channels" if passes == 1 else f"planes, channels and the {passes} flips of tta"
+            counted = "planes and channels" if passes == 1 else f"planes, channels and the {passes} turns of tta"
             raise DataError(
                 f"{megapixels:.1f} megapixels over all {counted}",
                 expected=f"at most {max_megapixels:g}",

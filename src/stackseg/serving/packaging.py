@@ -51,7 +51,7 @@ SIGNATURE = ModelSignature(
         [
             ParamSpec("output", DataType.string, "tiff"),
             ParamSpec("probabilities", DataType.boolean, False),
-            ParamSpec("tta", DataType.boolean, False),
+            ParamSpec("tta", DataType.string, "model"),
             ParamSpec("plane", DataType.long, -1),
             ParamSpec("ignore_voxel_size", DataType.boolean, False),
         ]

@@ -20,7 +20,7 @@ from stackseg.errors import DataError, StacksegError
 from stackseg.model.bundle import Bundle, BundleSpec, load_bundle
 from stackseg.model.code_digest import code_digest
 from stackseg.model.devices import pick_device
-from stackseg.model.segment import segment
+from stackseg.model.segment import SYMMETRIES, segment
 from stackseg.serving.decode import open_image
 from stackseg.serving.drift import measure_drift, require_voxel_size
 from stackseg.serving.encode import IGNORE_VOXEL_SIZE, encode_mask
@@ -101,7 +101,8 @@ class SegmentationModel(PythonModel):
     def _respond(self, image: bytes, name: str, params: RequestParams, check: Callable[[], None]) -> dict[str, Any]:
         started = time.perf_counter()
         check()
-        with open_image(image, self.max_megapixels, name, passes=4 if params.tta else 1) as source:
+        tta = self.spec.inference.tta if params.tta == "model" else params.tta
+        with open_image(image, self.max_megapixels, name, passes=len(SYMMETRIES[tta])) as source:
             check()
             drift = measure_drift(source, source.info.voxel_size_zyx_um, self.spec)
             if not params.ignore_voxel_size:
@@ -112,7 +113,7 @@ class SegmentationModel(PythonModel):
                     self.bundle,
                     planes=_chosen(params.plane, len(source)),
                     probabilities=params.probabilities,
-                    tta=params.tta,
+                    tta=tta,
                     before_window=check,
                 )
             )

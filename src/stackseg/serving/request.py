@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
 from stackseg.errors import DataError
+from stackseg.params.inference import Tta
 from stackseg.serving.encode import OutputForm
 
 FORM = '{"dataframe_split": {"columns": ["image"], "data": [["<base64 of a TIFF or PNG file>"]]}}'
@@ -34,7 +35,7 @@ class RequestParams(BaseModel):
 
     output: OutputForm = "tiff"
     probabilities: bool = False
-    tta: bool = False
+    tta: Literal["model"] | Tta = "model"
     plane: int = -1
     ignore_voxel_size: bool = False
 
@@ -53,8 +54,9 @@ def parse_params(params: dict[str, Any] | None) -> RequestParams:
         name = error.errors()[0]["loc"][0]
     if name not in RequestParams.model_fields:
         raise DataError("an unknown parameter", expected=f"among {', '.join(RequestParams.model_fields)}")
-    values = {"output": "png, tiff or npz", "plane": "a whole number"}.get(str(name), "true or false")
-    raise DataError("a value that it cannot have", expected=values, where=f'parameter "{name}"')
+    values = {"output": "png, tiff or npz", "plane": "a whole number", "tta": "model, none, flips or d4"}
+    expected = values.get(str(name), "true or false")
+    raise DataError("a value that it cannot have", expected=expected, where=f'parameter "{name}"')
 
 
 def image_name(number: int, num_images: int) -> str:

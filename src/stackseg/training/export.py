@@ -43,6 +43,7 @@ def inference_spec(params: Params, catalog: Catalog) -> InferenceSpec:
         tile=params.inference.tile,
         overlap=params.inference.overlap,
         precision=params.inference.precision,
+        tta=params.inference.tta,
         voxel_size_zyx_um=voxel_sizes.pop() if len(voxel_sizes) == 1 else None,
     )
 
