@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from stackseg.cli.main import app
-from stackseg.errors import DataError, ParamsError
+from stackseg.errors import DataError, ParamsError, StacksegError
 from stackseg.intake.params_update import SAMPLE_TRAINING
 from stackseg.params import read_params
 from stackseg.recipes.recipe import FOLDER, NAMES, read_recipe
@@ -90,3 +90,19 @@ def test_added_files_keep_the_recipes_table_and_settings(tmp_path: Path) -> None
     assert (after.split.gap, after.train.patch_size) == (0, 64)
     assert (tmp_path / "p" / "data.dvc").exists()
     assert run("check", folder=tmp_path / "p").returncode == 0
+
+
+def test_files_of_one_s_own_are_added_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    masks = (np.arange(8 * 64 * 64).reshape(8, 64, 64) // 1000 % 2).astype(np.uint8)
+    tifffile.imwrite("im.tif", masks * 90 + 20, photometric="minisblack", metadata={"axes": "ZYX"})
+    tifffile.imwrite("ma.tif", masks, photometric="minisblack", metadata={"axes": "ZYX"})
+    for words in (["mine", "im.tif"], ["mine", "im.tif", "nowhere.tif"]):
+        refused = CliRunner().invoke(app, ["new", *words])
+        assert isinstance(refused.exception, StacksegError)
+        assert not (tmp_path / "mine").exists()
+    done = CliRunner().invoke(app, ["new", "mine", "im.tif", "ma.tif"])
+    assert done.exit_code == 0, done.output
+    assert "settings that suit these data" in done.output
+    assert (tmp_path / "mine" / "data.dvc").exists()
+    assert read_params(tmp_path / "mine" / "params.yaml").train.patch_size == 64

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from stackseg.cli.main import app
 
 SURFACE: dict[str, str] = {
-    "new": "FOLDER --recipe",
+    "new": "FOLDER [IMAGES] [MASKS] --recipe",
     "sample": "--height --planes --seed --width",
     "add": "IMAGES MASKS --axes --classes --mask-axes --name --planes --replace",
     "fetch": "NAME --from --mirror",

@@ -8,6 +8,7 @@ import pytest
 
 from stackseg.dataset.labels.table import LabelTable
 from stackseg.intake.params_update import SAMPLE_TRAINING, adapt_params
+from stackseg.intake.proposal import Proposal
 from stackseg.params import Params, read_params
 from stackseg.params.file import dotted_keys, read_tree, write_tree
 from stackseg.params.train import TrainParams
@@ -19,6 +20,7 @@ COLOURS: list[tuple[str, tuple[int | str, ...], str]] = [
     ("yes", ("#ff0000",), "#ff0000"),
     ("3: cells", (-1,), "#00ff00"),
 ]
+PROPOSED = [Proposal("split.gap", 2, "a reason"), Proposal("train.patch_size", 256, "a reason")]
 
 
 @pytest.fixture
@@ -31,15 +33,12 @@ def adapt(
     classes: Any = TWO,
     *,
     ignore: Any = None,
-    num_labelled: int = 40,
-    smallest_side: int = 500,
-    one_size: bool = True,
+    proposals: Any = (),
     fresh: bool = True,
 ) -> list[str]:
     names, raw, display = zip(*classes, strict=True)
     table = LabelTable(names, raw, display, () if ignore is None else (ignore,))
-    shapes = [(smallest_side, smallest_side + (0 if one_size else 7 * (z % 2))) for z in range(num_labelled)]
-    return adapt_params(path, table, shapes, fresh=fresh, anew=fresh, colour="keep")
+    return adapt_params(path, table, [*PROPOSED, *proposals], fresh=fresh, anew=fresh, colour="keep")
 
 
 def comments(path: Path) -> list[str]:
@@ -89,23 +88,12 @@ class TestFreshData:
         adapt(path)
         assert read_params(path).split == Params().split
 
-    @pytest.mark.parametrize(
-        ("smallest_side", "patch_size"), [(20, 32), (31, 32), (32, 32), (63, 32), (100, 96), (255, 224), (4000, 256)]
-    )
-    def test_patches_fit_into_the_smallest_plane(self, path: Path, smallest_side: int, patch_size: int) -> None:
-        adapt(path, smallest_side=smallest_side)
-        assert read_params(path).train.patch_size == patch_size
-
-    @pytest.mark.parametrize(
-        ("num_labelled", "one_size", "method", "gap"),
-        [(3, True, "blocks", 0), (20, True, "blocks", 1), (500, True, "blocks", 2), (20, False, "random", 1)],
-    )
-    def test_the_split_fits_the_stack(
-        self, path: Path, num_labelled: int, one_size: bool, method: str, gap: int
-    ) -> None:
-        adapt(path, num_labelled=num_labelled, one_size=one_size)
-        split = read_params(path).split
-        assert (split.method, split.gap) == (method, gap)
+    def test_what_is_proposed_is_written(self, path: Path) -> None:
+        mine = [Proposal("split.gap", 5, "why"), Proposal("intensity.scope", "plane", "why")]
+        changed = adapt(path, proposals=mine)
+        params = read_params(path)
+        assert (params.split.gap, params.intensity.scope) == (5, "plane")
+        assert {"split.gap: 5", "intensity.scope: plane"} <= set(changed)
 
     def test_twice_is_once(self, path: Path) -> None:
         adapt(path, COLOURS)
@@ -163,13 +151,14 @@ def test_a_table_that_is_kept_leaves_what_was_chosen_and_fits_the_rest(tmp_path:
     path = tmp_path / "params.yaml"
     classes = [{"name": "a", "raw": 0, "display": "#000000"}, {"name": "b", "raw": 1, "display": "#ffffff"}]
     table = LabelTable(("a", "b"), ((0,), (1,)), ("#000000", "#ffffff"))
+    proposals = [Proposal("split.gap", 0, "why"), Proposal("train.patch_size", 64, "why")]
     for chosen, split, train in (
         ({}, {"gap": 0}, {"patch_size": 64}),
         ({"split.gap": 1}, {"gap": 1}, {"patch_size": 64}),
         ({"train.epochs": 3}, {"gap": 0}, {"patch_size": 256, "epochs": 3}),
     ):
         write_tree(path, Params().override({"data.classes": classes, **chosen}).model_dump(mode="json"))
-        adapt_params(path, table, [(64, 80)] * 12, fresh=True, anew=False, colour="keep")
+        adapt_params(path, table, proposals, fresh=True, anew=False, colour="keep")
         after = read_params(path)
         assert {key: getattr(after.split, key) for key in split} == split
         assert {key: getattr(after.train, key) for key in train} == train

@@ -73,12 +73,15 @@ def add(
     """Add your images and masks.
 
     Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
-    class table into params.yaml if there is none, and runs `dvc add data`. They replace the untouched sample.
+    class table and settings that suit the data into params.yaml, says why, and runs `dvc add data`. They replace the
+    untouched sample.
     """
     from stackseg.dataset.agreement import fitting_colour, require_agreement
     from stackseg.dataset.specimens import find_specimens, holds_images, left_out
     from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair, require_free, require_name
+    from stackseg.intake.fingerprint import measure
     from stackseg.intake.params_update import adapt_params
+    from stackseg.intake.proposal import propose
 
     if name is not None:
         require_name(name)
@@ -109,13 +112,17 @@ def add(
             more = ", …" if len(others) > 5 else ""
             say(f"note: left out of {folder}, for they are no images: {', '.join(map(repr, others[:5]))}{more}")
     check_values(specimen, found)
+    with counting("measuring") as progress:
+        proposals = propose(measure(specimen, found, colour, progress)) if fresh else []
     if fresh:
         with atomic_folder(DATA) as temporary:
             copy_specimen(specimen, temporary, chosen_name)
     else:
         copy_specimen(specimen, DATA, chosen_name)
-    shapes = [specimen.shape_yx(z) for z in specimen.labelled]
-    changed = adapt_params(PARAMS_FILE, found, shapes, fresh=fresh, anew=anew, colour=colour)
+    if proposals:
+        rows = [(one.key, str(one.value), one.reason) for one in proposals]
+        table("settings that suit these data", ("setting", "value", "because"), rows)
+    changed = adapt_params(PARAMS_FILE, found, proposals, fresh=fresh, anew=anew, colour=colour)
     _track()
     say(f"added as {DATA}/{chosen_name}; data.dvc tracks it")
     for line in changed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from stackseg.dataset.channels import ColourPolicy
 from stackseg.dataset.labels.table import LabelTable
+from stackseg.intake.proposal import Proposal
+from stackseg.params import Params
 from stackseg.params.file import read_params, read_tree, write_tree
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
@@ -21,24 +23,24 @@ SAMPLE_TRAINING = {"epochs": 12, "patch_size": 128, "batch_size": 16, "lr": 0.00
 def adapt_params(
     path: Path,
     table: LabelTable,
-    shapes_yx: Sequence[tuple[int, int]],
+    proposals: Sequence[Proposal],
     *,
     fresh: bool,
     anew: bool,
     colour: ColourPolicy,
 ) -> list[str]:
-    """Write the class table and, for fresh data, a split and patches that fit it.
+    """Write the class table and, for fresh data, the settings that are proposed for them.
 
     Parameters
     ----------
     table
         Classes of the data; one raw code at most is ignored.
-    shapes_yx
-        Shape of each annotated plane.
+    proposals
+        Settings that suit the data.
     fresh
-        Whether there is no other data: then split and patches that nobody has chosen are made to fit.
+        Whether there is no other data: then the proposals go into each section that nobody has touched.
     anew
-        Whether table, split and training settings of other data are there: then all are replaced.
+        Whether table and settings of other data are there: then they make way, and all proposals hold.
     colour
         What `data.colour` is to be.
 
@@ -64,24 +66,25 @@ def adapt_params(
         data["ignore"] = None if ignore is None else _quoted(ignore)
         changed.append(f"data.classes has {len(rows)} classes")
     _set(tree, "data", {"colour": colour}, changed)
-    if anew or (fresh and params.split == SplitParams()):
-        _set(tree, "split", _split_for(len(shapes_yx), one_size=len(set(shapes_yx)) == 1), changed)
-    if anew or (fresh and params.train == TrainParams()):
-        side = max(32, min(TrainParams().patch_size, min(map(min, shapes_yx)) // 32 * 32))
-        defaults = TrainParams().model_dump(mode="json")
-        _set(tree, "train", {key: defaults[key] for key in SAMPLE_TRAINING} | {"patch_size": side}, changed)
+    for section in dict.fromkeys(one.section for one in proposals):
+        untouched = getattr(params, section) == getattr(Params(), section)
+        if anew or (fresh and untouched):
+            reset = _what_the_sample_asked_for(section) if anew else {}
+            proposed = {one.name: one.value for one in proposals if one.section == section}
+            _set(tree, section, reset | proposed, changed)
     write_tree(path, tree)
     return changed
 
 
-def _split_for(num_labelled: int, *, one_size: bool) -> dict[str, Any]:
-    """Return a split for a stack; images of different sizes are no stack, and independent."""
-    split = SplitParams().model_dump(mode="json")
-    # a gap of more planes than that would eat up a short stack; the leakage figure says what it costs
-    return split | {"gap": min(2, num_labelled // 16), "method": "blocks" if one_size else "random"}
+def _what_the_sample_asked_for(section: str) -> dict[str, Any]:
+    """Return the defaults in the place of what belongs to the sample, or to the data that was there before."""
+    if section == "split":
+        return SplitParams().model_dump(mode="json")
+    defaults = TrainParams().model_dump(mode="json")
+    return {key: defaults[key] for key in SAMPLE_TRAINING} if section == "train" else {}
 
 
-def _set(tree: Any, section: str, values: dict[str, Any], changed: list[str]) -> None:
+def _set(tree: Any, section: str, values: Mapping[str, Any], changed: list[str]) -> None:
     node = tree.setdefault(section, {})
     for key, value in values.items():
         if _plain(node.get(key)) != value:
