@@ -63,6 +63,8 @@ def adapt_params(
         data["classes"] = rows
         data["ignore"] = None if ignore is None else _quoted(ignore)
         changed.append(f"data.classes has {len(rows)} classes")
+    if present.instances != table.instances:
+        _set(tree, "data", {"instances": table.instances}, changed)
     _set(tree, "data", {"colour": colour}, changed)
     if anew or (fresh and params.split == SplitParams()):
         _set(tree, "split", _split_for(len(shapes_yx), one_size=len(set(shapes_yx)) == 1), changed)

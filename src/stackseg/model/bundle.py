@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -46,6 +46,9 @@ class InferenceSpec(Record):
     overlap: int
     precision: Literal["auto", "fp32", "bf16"]
     voxel_size_zyx_um: tuple[float | None, float | None, float | None] | None
+    # left out of the digest where it says nothing, so that older bundles keep theirs
+    instances: bool = Field(False, exclude_if=lambda instances: not instances)
+    """Whether it tells the objects of the second class apart, by an output more than there are classes."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -55,8 +58,10 @@ class InferenceSpec(Record):
                 f"{self.num_channels} channels with {self.context_slices} context slices are not the network's "
                 f"{self.network.in_channels} inputs"
             )
-        if len(self.classes) != self.network.num_classes:
+        if len(self.classes) + self.instances != self.network.num_classes:
             raise ValueError(f"{len(self.classes)} classes are not the network's {self.network.num_classes} outputs")
+        if self.instances and len(self.classes) != 2:
+            raise ValueError(f"{len(self.classes)} classes do not go with instances")
         measured = self.intensity.statistics
         if (measured is None) == (self.intensity.params.scope == "dataset"):
             raise ValueError(f"intensity.scope {self.intensity.params.scope} does not go with its statistics")

@@ -14,6 +14,7 @@ from stackseg.dataset.normalisation import ChannelStatistics
 from stackseg.errors import DataError
 from stackseg.model.bundle import InferenceSpec, Segmenter
 from stackseg.model.devices import resolve_precision
+from stackseg.model.objects import class_probabilities, find_objects
 from stackseg.model.tiling import Blend
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
@@ -21,11 +22,16 @@ _FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
 
 @dataclass(frozen=True)
 class SegmentedPlane:
-    """Class indices (Y, X) of plane z and, if asked for, the probabilities (C, Y, X) behind them."""
+    """Class indices (Y, X) of plane z and, if asked for, the probabilities (C, Y, X) behind them.
+
+    `objects_yx` numbers the objects (Y, X) from 1, 0 being background; it is None where it was not asked for, and where
+    the model does not tell objects apart.
+    """
 
     z: int
     mask_yx: npt.NDArray[np.uint8]
     probabilities_cyx: npt.NDArray[np.float32] | None
+    objects_yx: npt.NDArray[np.int32] | None = None
 
 
 def segment(
@@ -34,6 +40,7 @@ def segment(
     *,
     planes: Iterable[int] | None = None,
     probabilities: bool = False,
+    objects: bool = False,
     tta: bool = False,
     before_window: Callable[[], None] = lambda: None,
 ) -> Iterator[SegmentedPlane]:
@@ -52,6 +59,8 @@ def segment(
         Plane numbers; all by default.
     probabilities
         Whether to hand out the probabilities, too.
+    objects
+        Whether to find the objects, too, where the model tells them apart.
     tta
         Average over the four flips of each plane (test-time augmentation): four times the work, and other masks than
         the scored ones.
@@ -76,8 +85,10 @@ def segment(
         }
         image_yxc = stack_context([prepared[one] for one in needed], z)
         blended_cyx = (_blend_flipped if tta else _blend)(image_yxc, segmenter, device, precision, before_window)
-        mask_yx = blended_cyx.argmax(0).astype(np.uint8)
-        yield SegmentedPlane(z, mask_yx, blended_cyx if probabilities else None)
+        classes_cyx = class_probabilities(blended_cyx) if spec.instances else blended_cyx
+        mask_yx = classes_cyx.argmax(0).astype(np.uint8)
+        objects_yx = find_objects(blended_cyx, mask_yx) if objects and spec.instances else None
+        yield SegmentedPlane(z, mask_yx, classes_cyx if probabilities else None, objects_yx)
 
 
 def prepare(
@@ -119,7 +130,7 @@ def _blend_flipped(
     precision: str,
     before_window: Callable[[], None],
 ) -> npt.NDArray[np.float32]:
-    """Return the class probabilities (C, Y, X) of one plane, averaged over its flips along y, x and both."""
+    """Return the probabilities (C, Y, X) of the outputs for one plane, averaged over its flips along y, x and both."""
     blended = [
         np.flip(
             _blend(np.flip(image_yxc, axes), segmenter, device, precision, before_window),
@@ -138,9 +149,9 @@ def _blend(
     precision: str,
     before_window: Callable[[], None],
 ) -> npt.NDArray[np.float32]:
-    """Return the class probabilities (C, Y, X) of one plane."""
+    """Return the probabilities (C, Y, X) of the network's outputs for one plane."""
     tiling = segmenter.inference.tiling
-    blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), len(segmenter.inference.classes))
+    blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), segmenter.inference.network.num_classes)
     padded_yxc = tiling.pad(image_yxc)
     for window in tiling.windows(blend.padded_yx):
         before_window()
