@@ -105,7 +105,7 @@ def predict(
     ]
     table(str(out), ("value", "class", "colour", "share"), rows)
     if instances:
-        say(f"{out} numbers the objects of each plane from 1: {sum(objects)} {classes[1].name} in all")
+        say(f"{out} numbers the objects of each plane from 1: {sum(objects)} in all")
     say(f"{out}: {len(stack)} planes by bundle {bundle.digest[:12]}")
 
 
