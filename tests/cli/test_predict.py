@@ -67,6 +67,9 @@ def test_a_model_of_objects_writes_their_numbers(
     assert (found.dtype, found.shape) == (np.uint16, expected.shape)
     np.testing.assert_array_equal(found, expected)
     assert f"out.tif numbers the objects of each plane from 1: {expected.max((1, 2)).sum()} in all" in said
+    tifffile.imwrite("one.tif", tifffile.imread(image)[3], photometric="minisblack")
+    CliRunner().invoke(app, ["predict", "one.tif", "one_out.tif", *command[3:]], catch_exceptions=False)
+    np.testing.assert_array_equal(tifffile.imread("one_out.tif"), expected[3])
     # more objects than 16 bits can number
     many_yx = np.arange(300 * 300, dtype=np.int32).reshape(300, 300)
     monkeypatch.setattr(
@@ -77,3 +80,4 @@ def test_a_model_of_objects_writes_their_numbers(
     found = tifffile.imread("out.tif")
     assert found.dtype == np.uint32
     np.testing.assert_array_equal(found[11], many_yx)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["one.tif", "one_out.tif", "out.tif"]

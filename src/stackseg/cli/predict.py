@@ -94,11 +94,18 @@ def predict(
                     progress(done, len(stack))
 
             write = partial(write_stack, num_planes=len(stack), voxel_size_zyx_um=stack.info.voxel_size_zyx_um)
-            write(out, masks(), colours=[] if instances else [one.display for one in classes])
-        # how many there are is known at the end only, and few programs read 32 bits
-        if instances and max(objects) <= np.iinfo(np.uint16).max:
-            with open_stack(out, axes="ZYX") as wide:
-                write(out, (wide.plane(z)[:, :, 0].astype(np.uint16) for z in range(len(wide))))
+            if not instances:
+                write(out, masks(), colours=[one.display for one in classes])
+            else:
+                # few programs read 32 bits, and how many objects there are is known at the end only
+                wide = out.with_name(f".{out.name}.wide.tif")
+                try:
+                    write(wide, masks())
+                    dtype = np.uint16 if max(objects) <= np.iinfo(np.uint16).max else np.uint32
+                    with open_stack(wide, axes="ZYX") as labels:
+                        write(out, (labels.plane(z)[:, :, 0].astype(dtype) for z in range(len(labels))))
+                finally:
+                    wide.unlink(missing_ok=True)
     rows = [
         (index, one.name, swatch(one.display), f"{share:.4f}")
         for index, (one, share) in enumerate(zip(classes, pixels / max(1, pixels.sum()), strict=True))
