@@ -33,11 +33,13 @@ PARAMETERS = {
     "ignore_voxel_size": "Segment although the voxel size is more than a factor of 2 from the training data's.",
 }
 ANSWER = {
-    "mask": "Class indices in the form named by `output`, as base64.",
+    "mask": "Class indices in the form named by `output`, as base64; numbers of objects from 1 where the model tells "
+    "these apart.",
     "probabilities": "Probabilities (planes, classes, Y, X) as a TIFF in base64, if asked for. With `npz` they are in "
     "the file of the mask.",
     "output": "Form of the mask.",
     "shape": "Shape of the mask.",
+    "num_objects": "Objects in each plane; null where the mask holds class indices.",
     "classes": "Names of the classes, in the order of their indices.",
     "colours": "Display colours of the classes.",
     "fractions": "Share of the pixels that each class has.",

@@ -12,6 +12,7 @@ import torch
 
 from stackseg.training.train import Callback, EpochReport, TrainingResult, TrainingStart
 from tiny_projects import Project, make_tiny_project, tiny_stack, write_specimen
+from touching_discs import make_disc_project
 
 
 class Follower(Callback):
@@ -68,6 +69,13 @@ def tiny(shared_project: Project, tmp_path: Path) -> Project:
 def trained(shared_project: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, TrainingResult]:
     """A finished training, whose bundle is in folder / "model" and must not be changed."""
     project = shared_project.at(tmp_path_factory.mktemp("trained") / "project")
+    return project, project.train()
+
+
+@pytest.fixture(scope="session")
+def trained_on_discs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, TrainingResult]:
+    """A short training on masks that number objects; its bundle is in folder / "model" and must not be changed."""
+    project = make_disc_project(tmp_path_factory.mktemp("discs"))
     return project, project.train()
 
 

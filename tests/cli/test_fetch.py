@@ -16,7 +16,7 @@ import tifffile
 
 from stackseg.cli.data import DATA
 from stackseg.params import read_params
-from stackseg.params.file import read_tree
+from stackseg.params.file import read_tree, write_values
 from stackseg.recipes.sources import read_publication
 
 
@@ -84,3 +84,24 @@ def test_prepared_stacks_and_missing_files(published: Path, tmp_path: Path) -> N
         tifffile.imwrite(published / f"{kind}.tif", stack, photometric="minisblack", metadata=None)
     assert run("fetch", "membranes", "--from", str(published), folder=tmp_path / "p").returncode == 0
     assert (tmp_path / "p" / "data" / "membranes" / "images.tif").exists()
+
+
+def test_numbers_of_objects_go_to_a_table_that_takes_them(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    numbers = np.zeros((12, 32, 32), np.uint16)
+    numbers[:, 2:10, 2:10], numbers[:, 2:10, 10:18] = 500, 7
+    stacks = {"images": random.integers(0, 255, numbers.shape).astype(np.uint8), "instances": numbers}
+    for name, stack in (stacks | {"masks": (numbers > 0).astype(np.uint8)}).items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", stack, photometric="minisblack", metadata=None)
+    assert run("new", "p", "--recipe", "nuclei", folder=tmp_path).returncode == 0
+    for project, of_objects in (("p", True), ("q", False)):
+        if not of_objects:  # as the recipe was before
+            assert run("new", "q", "--recipe", "nuclei", folder=tmp_path).returncode == 0
+            write_values(tmp_path / "q" / "params.yaml", {"data.instances": False})
+        done = run("fetch", "nuclei", "--from", str(tmp_path), folder=tmp_path / project)
+        assert done.returncode == 0, done.stderr
+        assert ("objects" in done.stdout) is of_objects
+        masks = tifffile.imread(tmp_path / project / "data" / "nuclei" / "masks.tif")
+        assert np.array_equal(masks, numbers if of_objects else numbers > 0)
+        assert read_params(tmp_path / project / "params.yaml").data.instances is of_objects
+        assert run("check", folder=tmp_path / project).returncode == 0

@@ -11,7 +11,10 @@ import tifffile
 from typer.testing import CliRunner
 
 from stackseg.cli.main import app
+from stackseg.dataset.files.stack import open_stack
 from stackseg.errors import StacksegError
+from stackseg.model.bundle import load_bundle
+from stackseg.model.segment import SegmentedPlane, segment
 from tiny_projects import tiny_stack
 
 # MLflow's own, on being imported
@@ -48,3 +51,33 @@ def test_a_mask_that_is_there_is_replaced_only_when_asked(model: str) -> None:
     assert tifffile.imread("out.tif").shape == image_zyx.shape
     error = CliRunner().invoke(app, ["predict", "image.tif", "./image.tif", "--model", model, "--overwrite"]).exception
     assert "the mask would replace the image" in str(error)
+
+
+def test_a_model_of_objects_writes_their_numbers(
+    trained_on_discs: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = str(trained_on_discs[0].data / "discs" / "images.tif")
+    bundle = load_bundle(trained_on_discs[0].folder / "model")
+    with open_stack(Path(image)) as stack:
+        expected = np.stack([one.objects_yx for one in segment(stack, bundle, objects=True)])  # type: ignore[misc]
+    command = ["predict", image, "out.tif", "--model", str(trained_on_discs[0].folder / "model"), "--device", "cpu"]
+    said = CliRunner().invoke(app, command, catch_exceptions=False).output
+    found = tifffile.imread("out.tif")
+    assert (found.dtype, found.shape) == (np.uint16, expected.shape)
+    np.testing.assert_array_equal(found, expected)
+    assert f"out.tif numbers the objects of each plane from 1: {expected.max((1, 2)).sum()} in all" in said
+    tifffile.imwrite("one.tif", tifffile.imread(image)[3], photometric="minisblack")
+    CliRunner().invoke(app, ["predict", "one.tif", "one_out.tif", *command[3:]], catch_exceptions=False)
+    np.testing.assert_array_equal(tifffile.imread("one_out.tif"), expected[3])
+    # more objects than 16 bits can number
+    many_yx = np.arange(300 * 300, dtype=np.int32).reshape(300, 300)
+    monkeypatch.setattr(
+        "stackseg.model.segment.segment",
+        lambda source, *_, **__: (SegmentedPlane(z, np.zeros((300, 300), np.uint8), None, many_yx) for z in range(12)),
+    )
+    CliRunner().invoke(app, [*command, "--overwrite"], catch_exceptions=False)
+    found = tifffile.imread("out.tif")
+    assert found.dtype == np.uint32
+    np.testing.assert_array_equal(found[11], many_yx)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["one.tif", "one_out.tif", "out.tif"]

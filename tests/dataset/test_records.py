@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stackseg.catalog.build import build_catalog
-from stackseg.dataset.fingerprints import data_digest, pixel_digest
-from stackseg.dataset.records import PARTS, label_table, read_catalog, write_catalog
+from stackseg.dataset.fingerprints import data_digest, pixel_digest, require_same_planes
+from stackseg.dataset.records import PARTS, label_table, read_catalog, require_described_by, write_catalog
 from stackseg.errors import DataError, ParamsError
 from stackseg.params import Params
 
@@ -64,6 +64,32 @@ def test_it_says_what_is_there(tmp_path: Path) -> None:
         assert fractions == pytest.approx([(held == 0).mean(), (held == 5).mean()], abs=1e-6)
     assert {"training", "validation", "test", "gap"} == set(catalog.class_fractions)
     assert catalog.table == label_table(params())
+
+
+def test_masks_that_number_objects(tmp_path: Path) -> None:
+    images, masks = stacks()
+    masks = masks.astype(np.uint16)
+    masks[:, :4, :4], masks[:, :4, 4:8] = 900, 30000
+    asked = params(data__instances=True)
+    catalog = build_catalog(write(tmp_path / "data", images, masks), asked)
+    ((ref, plane), *_) = catalog.planes("training")
+    assert plane.class_pixels == ((masks[ref.z] == 0).sum(), (masks[ref.z] != 0).sum())
+    write_catalog(tmp_path / "catalog.json", catalog)
+    read = read_catalog(tmp_path / "catalog.json")
+    assert (read, read.table) == (catalog, label_table(asked))
+    require_described_by(catalog, asked, tmp_path)
+    with pytest.raises(ParamsError, match=r"^[^:]*: data\.instances of params\.yaml changed"):
+        require_described_by(catalog, params(), tmp_path)
+    require_same_planes(catalog, tmp_path / "data", "training")
+    masks[ref.z][masks[ref.z] == 900] = 30000  # two objects become one, and the classes stay
+    write(tmp_path / "data", images, masks)
+    with pytest.raises(DataError, match=f"{ref}: the mask has changed"):
+        require_same_planes(catalog, tmp_path / "data", "training")
+
+
+def test_a_catalogue_of_classes_is_written_as_by_earlier_versions(tmp_path: Path) -> None:
+    catalog = build_catalog(write(tmp_path / "data", *stacks()), params())
+    assert "instances" not in catalog.model_dump(mode="json")
 
 
 def test_a_written_catalogue_comes_back(tmp_path: Path) -> None:

@@ -18,10 +18,13 @@ from stackseg.errors import DataError, ParamsError
 from stackseg.evaluation.bootstrap import tile_counts
 from stackseg.evaluation.boundary_metrics import boundary_counts
 from stackseg.evaluation.evaluate import PlaneCounts, _DecodedOnce, count_planes, evaluate, summarise
+from stackseg.evaluation.object_scores import object_counts, object_scores
+from stackseg.evaluation.report import headline, score_metrics
 from stackseg.model.bundle import Bundle, Segmenter, load_bundle
 from stackseg.model.confusion import confusion_counts
 from stackseg.model.segment import segment
 from stackseg.params.evaluate import EvaluateParams
+from stackseg.tracking.descriptions import score_table
 
 QUICK = EvaluateParams(bootstrap_samples=100)
 
@@ -263,3 +266,63 @@ def test_equal_evaluations_have_equal_intervals(trained: tuple[Any, Any], bundle
     project, _ = trained
     first, again = (evaluate(bundle, project.catalog, project.data, QUICK, part="training") for _ in range(2))
     assert first == again
+
+
+def test_objects_are_scored_plane_by_plane_and_pooled(trained_on_discs: tuple[Any, Any]) -> None:
+    project, _ = trained_on_discs
+    bundle = load_bundle(project.folder / "model")
+    scored = evaluate(bundle, project.catalog, project.data, QUICK, part="training")
+    (specimen,) = find_specimens(project.data)
+    raw_zyx = tifffile.imread(project.data / "discs" / "masks.tif")
+    numbers = [ref.z for ref, _ in project.catalog.planes("training")]
+    found = {one.z: one.objects_yx for one in segment(specimen, bundle, planes=numbers, objects=True)}
+    counts = [object_counts(np.unique(raw_zyx[z], return_inverse=True)[1].reshape(64, 64), found[z]) for z in numbers]
+    assert scored.objects is not None
+    assert scored.objects == object_scores(counts, scored.objects.f1_interval)
+    assert scored.objects.num_truth == 8 * len(numbers)
+    assert scored.objects.f1_interval.unit == scored.mean_iou_interval.unit
+    metrics = score_metrics(scored)
+    assert metrics["training/f1/0.5"] == headline(scored)["f1"] == scored.objects.f1["0.5"]
+    assert metrics["training/mean_ap"] == headline(scored)["mean_ap"] == scored.objects.mean_ap
+    assert metrics["training/ap_of_planes/0.75"] == scored.objects.ap_of_planes["0.75"]
+    assert f"F1 **{scored.objects.f1['0.5']:.4f}**" in score_table(scored)
+
+
+def test_of_a_model_of_classes_the_regions_are_the_objects(trained_on_discs: tuple[Any, Any]) -> None:
+    project, _ = trained_on_discs
+    bundle = load_bundle(project.folder / "model")
+
+    class Sure(torch.nn.Module):
+        """Says of each bright pixel that it is of a disc."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, image_bcyx: torch.Tensor) -> torch.Tensor:
+            smooth_bcyx = torch.nn.functional.avg_pool2d(image_bcyx, 3, 1, 1)
+            return torch.cat([-smooth_bcyx, smooth_bcyx], 1) + self.bias
+
+    spec = bundle.inference
+    of_classes = spec.model_copy(
+        update={"instances": False, "network": spec.network.model_copy(update={"num_classes": 2})}
+    )
+    classes = replace(bundle, inference=of_classes, network=Sure())
+    scored = evaluate(classes, project.catalog, project.data, QUICK, part="training")
+    assert scored.objects is not None
+    num_planes = scored.scores.num_planes
+    assert (scored.objects.num_truth, scored.objects.num_predicted) == (8 * num_planes, 4 * num_planes)
+    assert scored.objects.f1["0.5"] < 0.5  # type: ignore[operator]
+
+
+def test_units_of_several_planes_give_an_interval_of_f1(trained_on_discs: tuple[Any, Any]) -> None:
+    project, _ = trained_on_discs
+    bundle = load_bundle(project.folder / "model")
+    single = EvaluateParams(bootstrap_samples=100, block_planes=1)
+    scored = evaluate(bundle, project.catalog, project.data, single, part="training")
+    assert scored.objects is not None
+    interval, f1 = scored.objects.f1_interval, scored.objects.f1["0.5"]
+    assert interval.low is not None
+    assert interval.high is not None
+    assert f1 is not None
+    assert interval.low <= f1 <= interval.high

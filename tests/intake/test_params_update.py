@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from stackseg.dataset.labels.table import LabelTable
+from stackseg.dataset.records import label_table
+from stackseg.intake.label_proposal import instance_table
 from stackseg.intake.params_update import SAMPLE_TRAINING, adapt_params
 from stackseg.intake.proposal import Proposal
 from stackseg.params import Params, read_params
@@ -53,6 +55,20 @@ class TestFreshData:
         data = read_params(path).data
         assert [(one.name, one.codes, one.display) for one in data.classes] == classes
         assert data.ignore == ignore
+
+    def test_masks_that_number_objects_are_said_to_and_others_again_not(self, path: Path) -> None:
+        objects, classes = instance_table(), LabelTable(*zip(*TWO, strict=True))
+        for table, expected in ((objects, True), (classes, False)):
+            changed = adapt_params(path, table, PROPOSED, fresh=True, anew=True, colour="keep")
+            assert f"data.instances: {expected}" in changed
+            assert label_table(read_params(path)) == table
+
+    def test_an_older_file_of_classes_gets_no_new_key(self, path: Path) -> None:
+        tree = read_tree(path)
+        del tree["data"]["instances"]
+        write_tree(path, tree)
+        adapt(path)
+        assert "instances" not in read_tree(path)["data"]
 
     def test_comments_and_completeness_survive(self, path: Path) -> None:
         before = comments(path)

@@ -153,10 +153,30 @@ def test_every_field_that_inference_reads_is_in_the_digest(trained: tuple[Any, A
     assert load_bundle(model).digest == trained[1].spec.digest
 
 
+def test_a_bundle_of_classes_says_nothing_of_objects_as_earlier_versions_did(trained: tuple[Any, Any]) -> None:
+    inference = trained[1].spec.inference
+    assert not inference.instances
+    assert "instances" not in inference.model_dump(mode="json")
+    assert "instances" not in inference.model_dump_json()
+
+
+def test_whether_objects_are_told_apart_is_in_the_digest(trained_on_discs: tuple[Any, Any]) -> None:
+    project, result = trained_on_discs
+    inference = result.spec.inference
+    assert (inference.instances, inference.network.num_classes, len(inference.classes)) == (True, 3, 2)
+    assert load_bundle(project.folder / "model").digest == result.spec.digest
+    other = inference.model_copy(update={"instances": False})
+    assert bundle_digest(other, result.spec.weights_sha256) != result.spec.digest
+
+
 CONTRADICTIONS: dict[str, Callable[[Any], object]] = {
     "more context than inputs": lambda inference: inference.update(context_slices=inference["context_slices"] + 1),
     "more channels than inputs": lambda inference: inference.update(num_channels=inference["num_channels"] + 1),
     "a class less": lambda inference: inference["classes"].pop(),
+    "objects without an output for them": lambda inference: inference.update(instances=True),
+    "objects of three classes": lambda inference: (
+        inference["network"].update(num_classes=4) or inference.update(instances=True)
+    ),
     "no statistics": lambda inference: inference["intensity"].update(statistics=None),
     "statistics of two channels": lambda inference: inference["intensity"]["statistics"].append(
         inference["intensity"]["statistics"][0]

@@ -19,6 +19,7 @@ from stackseg.errors import DataError
 from stackseg.model.bundle import InferenceSpec, Segmenter, load_bundle, prepare_network
 from stackseg.model.devices import has_bf16
 from stackseg.model.network import NetworkSpec
+from stackseg.model.objects import find_objects
 from stackseg.model.segment import segment
 from stackseg.params.intensity import IntensityParams
 
@@ -269,3 +270,28 @@ def test_augmented_probabilities_turn_with_the_plane(tta: Any, passes: int) -> N
     assert np.allclose(np.rot90(turned_cyx, -1, (1, 2)), upright_cyx, atol=1e-5) == (tta == "d4")
     (asked,) = segment(Planes([image_yxc]), bundle, probabilities=True, tta=tta)
     np.testing.assert_array_equal(asked.probabilities_cyx, upright_cyx)
+
+
+@pytest.mark.parametrize("tta", ["none", "flips"])
+def test_a_model_of_objects_gives_classes_and_on_request_objects(tta: Any) -> None:
+    bundle = bundle_of()
+    source = noise(2, (70, 90))
+    outputs = [one.probabilities_cyx for one in segment(source, bundle, probabilities=True, tta=tta)]
+    spec = bundle.inference.model_copy(update={"classes": CLASSES[:2], "instances": True})
+    objects = Segmenter(spec, bundle.network)
+    for plain, found, outputs_oyx in zip(
+        segment(source, objects, probabilities=True, tta=tta),
+        segment(source, objects, objects=True, tta=tta),
+        outputs,
+        strict=True,
+    ):
+        assert outputs_oyx is not None
+        assert plain.probabilities_cyx is not None
+        assert found.objects_yx is not None
+        np.testing.assert_array_equal(plain.probabilities_cyx, [outputs_oyx[0], outputs_oyx[1] + outputs_oyx[2]])
+        np.testing.assert_array_equal(plain.mask_yx, plain.probabilities_cyx.argmax(0))
+        np.testing.assert_array_equal(found.mask_yx, plain.mask_yx)
+        np.testing.assert_array_equal(found.objects_yx, find_objects(outputs_oyx, plain.mask_yx))
+        assert found.objects_yx.max() > 0
+        assert plain.objects_yx is None
+    assert all(one.objects_yx is None for one in segment(source, bundle, objects=True))

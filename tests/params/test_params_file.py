@@ -117,6 +117,15 @@ class TestBadInput:
         text = "data: {classes: [{name: a, raw: 0, display: '#000000'}], ignore: 0}"
         assert "named twice" in message(tmp_path, text)
 
+    @pytest.mark.parametrize("raw", [[0, 1, 2], [1, 0], [255, 1], [0]])
+    def test_objects_have_a_background_and_one_class(self, tmp_path: Path, raw: list[int]) -> None:
+        rows = ", ".join(f"{{name: c{code}, raw: {code}, display: '#000000'}}" for code in raw)
+        told = message(tmp_path, f"data: {{instances: true, classes: [{rows}]}}")
+        assert told.startswith("data: with data.instances there are two classes, of which the first is background")
+
+    def test_before_add_there_may_be_no_class_of_objects(self, tmp_path: Path) -> None:
+        assert read_params(written(tmp_path, "data: {instances: true}")).data.instances
+
     @pytest.mark.parametrize("text", ["train: [", "a: 1\na: 2", "\tseed: 1", "seed: 1\n seed: 2"])
     def test_no_yaml(self, tmp_path: Path, text: str) -> None:
         assert message(tmp_path, text).startswith("not valid YAML")

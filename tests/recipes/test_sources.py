@@ -13,6 +13,7 @@ import tifffile
 from stackseg.dataset.files.stack import open_stack
 from stackseg.errors import DataError, ParamsError
 from stackseg.intake.add import open_pair
+from stackseg.intake.label_proposal import instance_table
 from stackseg.recipes.recipe import read_recipe
 from stackseg.recipes.sources import NAMES, arrange, read_publication
 
@@ -68,6 +69,9 @@ def test_objects_are_united_and_kept(tmp_path: Path) -> None:
     assert np.array_equal(specimen.raw_mask(0)[..., 0], masks.any(0))
     instances = tifffile.imread(tmp_path / "work" / "stage1" / "instances" / "b2.tif")
     assert np.unique(instances).tolist() == [0, 1, 2, 3]
+    assert one.instances is not None
+    assert np.array_equal(open_pair(one.images, one.instances).instances(0, instance_table()), instances)
+    assert np.array_equal(instances > 0, masks.any(0))
     assert np.array_equal(open_stack(one.images / "b2.png").plane(0)[..., 0], masks[0])
 
 

@@ -263,3 +263,8 @@ def test_the_params_choose_terms_and_weights() -> None:
     assert loss.class_weights.tolist() == [1.5, 0.5]
     assert training_loss(TrainParams(), [10, 30]).class_weights.tolist() == [1.0, 1.0]
     assert training_loss(TrainParams(class_weights=[2, 3]), [10, 30]).class_weights.tolist() == [2.0, 3.0]
+
+
+def test_interior_and_boundary_of_objects_weigh_as_their_class() -> None:
+    loss = training_loss(TrainParams(class_weights=[2, 3]), [10, 30], instances=True)
+    assert loss.class_weights.tolist() == [2.0, 3.0, 3.0]

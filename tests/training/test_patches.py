@@ -21,6 +21,7 @@ from stackseg.errors import DataError
 from stackseg.model.segment import prepare, stack_context
 from stackseg.training.augmentation import Augmentation, build_augmentation
 from stackseg.training.export import inference_spec
+from stackseg.training.instance_targets import instance_target
 from stackseg.training.patches import EpochSampler, PatchDataset, PatchPlan, patch_loader
 
 IGNORE = 255
@@ -355,3 +356,42 @@ def test_processes_share_each_batch_evenly(num_patches: int, per_process: int, n
     for step, shares in enumerate(zip(*samplers, strict=True)):
         assert {len(share) for share in shares} == {per_process}
         assert sorted(number for share in shares for number in share) == batches[step]
+
+
+def test_objects_become_targets_behind_the_augmentation(trained_on_discs: tuple[Any, Any]) -> None:
+    project, _ = trained_on_discs
+    seen: list[Any] = []
+
+    def noting(image_yxc: Any, codes_yx: Any, seed: int) -> tuple[Any, Any]:
+        seen.append(codes_yx)
+        return image_yxc, codes_yx[::-1]
+
+    dataset = dataset_of(project.catalog, project.data, augmentation=noting, patch_size=96)
+    for number in range(6):
+        target_yx = dataset[number][1].numpy()
+        (codes_yx,) = seen
+        seen.clear()
+        assert len(np.unique(codes_yx[codes_yx != IGNORE])) == 9  # eight discs and the background
+        assert (codes_yx[64:] == IGNORE).all()  # the plane is smaller than the patch
+        np.testing.assert_array_equal(target_yx, instance_target(codes_yx[::-1]))
+        assert set(np.unique(target_yx)) == {0, 1, 2, IGNORE}
+
+
+@pytest.mark.parametrize("preset", ["light", "em", "micrograph"])
+def test_warped_objects_keep_their_numbers(trained_on_discs: tuple[Any, Any], preset: str) -> None:
+    project, _ = trained_on_discs
+    augment = build_augmentation(preset)
+    codes: list[Any] = []
+
+    def noting(image_yxc: Any, codes_yx: Any, seed: int) -> tuple[Any, Any]:
+        image_yxc, varied_yx = augment(image_yxc, codes_yx, seed)
+        codes.append((codes_yx, varied_yx))
+        return image_yxc, varied_yx
+
+    dataset = dataset_of(project.catalog, project.data, augmentation=noting, patch_size=64)
+    for number in range(12):
+        dataset[number]
+    for given_yx, varied_yx in codes:
+        assert varied_yx.dtype == np.uint16
+        assert set(np.unique(varied_yx)) <= set(np.unique(given_yx))
+    assert not all(np.array_equal(given, varied) for given, varied in codes)

@@ -104,7 +104,7 @@ def add(
     with counting("reading") as progress:
         inspection = inspect(specimen, progress)
     # a table that somebody made, such as a recipe's, stays, and so do the settings beside it
-    anew = replace or (fresh and _has_no_table(params))
+    anew = replace or (fresh and has_no_table(params))
     found = _choose_table(inspection, params, classes, anew=anew)
     _show(inspection, found)
     for folder in (images, masks):
@@ -183,7 +183,7 @@ def show_catalog(catalog: Catalog) -> None:
 
 def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, anew: bool) -> LabelTable:
     from stackseg.dataset.records import label_table
-    from stackseg.intake.label_proposal import propose_table
+    from stackseg.intake.label_proposal import are_instances, instance_table, propose_table
     from stackseg.params.data import read_classes
 
     if file is not None:
@@ -191,14 +191,25 @@ def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, 
     specimen = inspection.specimen
     first = specimen.mask_file(specimen.labelled[0]).info.path
     where = str(first if specimen.is_stack else first.parent)
+    objects = are_instances(inspection.raw_of_planes, inspection.num_regions)
     if anew or not params.data.classes:
+        if objects:
+            say("the masks number objects, for they hold many values and each of a plane is one connected region")
+            return instance_table()
         lossy = any(specimen.mask_file(z).info.encoding.may_be_lossy for z in specimen.labelled)
         return propose_table(inspection.raw, planes=inspection.raw_of_planes, may_be_lossy=lossy, where=where)
     present = label_table(params)
-    unknown = [
-        code for code in inspection.raw if code not in {c for raw in present.raw for c in raw} | set(present.ignore)
-    ]
-    if unknown:
+    known = {code for raw in present.raw for code in raw} | set(present.ignore)
+    unknown = [code for code in inspection.raw if code not in known]
+    if unknown and not present.instances:
+        if objects:
+            raise ParamsError(
+                "the masks number objects, and data.classes is for classes",
+                expected=f"the table that is there: {', '.join(present.names)}",
+                where=inspection.first_seen[unknown[0]],
+                remedy="set data.instances: true in params.yaml if the others number objects too, or give all objects "
+                "of a class one value",
+            )
         raise ParamsError(
             f"the masks hold {', '.join(map(str, unknown[:5]))}, which data.classes does not name",
             expected=f"the table that is there: {', '.join(present.names)}",
@@ -209,8 +220,6 @@ def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, 
 
 
 def _show(inspection: Inspection, found: LabelTable) -> None:
-    from stackseg.intake.label_proposal import instance_question
-
     specimen = inspection.specimen
     info = specimen.image_file(specimen.labelled[0]).info
     low, high = inspection.intensity_range
@@ -221,6 +230,16 @@ def _show(inspection: Inspection, found: LabelTable) -> None:
         [(len(specimen), len(specimen.labelled), _sizes(sizes), info.num_channels, info.dtype,
           f"{low:g} to {high:g}", _voxel(specimen.voxel_size_zyx_um()), info.axes)],
     )  # fmt: skip
+    (_show_objects if found.instances else _show_classes)(inspection, found)
+    for note in specimen.notes():
+        say(f"note: {note}")
+    if inspection.num_constant:
+        warn(f"{inspection.num_constant} constant planes")
+
+
+def _show_classes(inspection: Inspection, found: LabelTable) -> None:
+    from stackseg.intake.label_proposal import instance_question
+
     total = sum(inspection.raw.values())
     classes = {code: place for place, raw in enumerate(found.raw) for code in raw}
     table(
@@ -231,12 +250,33 @@ def _show(inspection: Inspection, found: LabelTable) -> None:
             for code, count in sorted(inspection.raw.items(), key=lambda one: str(one[0]))
         ],
     )
-    for note in specimen.notes():
-        say(f"note: {note}")
     if question := instance_question(inspection.raw_of_planes, inspection.num_regions):
         warn(question)
-    if inspection.num_constant:
-        warn(f"{inspection.num_constant} constant planes")
+
+
+def _show_objects(inspection: Inspection, found: LabelTable) -> None:
+    no_object = {0, *found.ignore}
+    num_objects = sum(len(codes - no_object) for codes in inspection.raw_of_planes)
+    total = sum(inspection.raw.values())
+    pixels = sum(count for code, count in inspection.raw.items() if code not in no_object)
+    table(
+        "masks",
+        ("objects", "planes", "class", "fraction", "drawn"),
+        [
+            (
+                num_objects,
+                len(inspection.raw_of_planes),
+                found.names[1],
+                f"{pixels / total:.3%}",
+                swatch(found.display[1]),
+            )
+        ],
+    )
+    if inspection.num_regions > 2 * num_objects:
+        warn(
+            f"the masks have {inspection.num_regions} connected regions and {num_objects} values other than 0: all "
+            "regions of one value of a plane count as one object (data.instances)"
+        )
 
 
 def _class_cells(code: int | str, classes: dict[int | str, int], found: LabelTable) -> tuple[str, str]:
@@ -250,7 +290,7 @@ def _track() -> None:
     run_dvc("add", str(DATA), remedy=f"mend this, then type `dvc add {DATA}`: your files are in {DATA}/ already")
 
 
-def _has_no_table(params: Params) -> bool:
+def has_no_table(params: Params) -> bool:
     """Tell whether params.yaml names no classes, or only those of the sample."""
     from stackseg.intake.sample import SAMPLE_CLASSES
 

@@ -11,6 +11,7 @@ import typer
 
 from stackseg.cli import data
 from stackseg.cli.console import counting, say
+from stackseg.cli.project import load_params
 from stackseg.errors import DataError
 
 SOURCES = Path("sources.yaml")
@@ -28,7 +29,7 @@ def fetch(
     ],
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="A folder that holds the files already, or images.tif and masks.tif."),
+        typer.Option("--from", help="A folder with the files, or with images.tif and masks.tif or instances.tif."),
     ] = None,
     mirror: Annotated[
         str | None, typer.Option(help="Another address of the same files; their checksums are the same.")
@@ -46,9 +47,14 @@ def fetch(
     from stackseg.recipes.sources import arrange, read_publication
 
     publication = read_publication(name)
+    params = load_params()
+    # a table that names classes has nothing to do with numbers of objects
+    takes_objects = params.data.instances or data.has_no_table(params)
     say(f"{name}: licence {publication.licence}")
     if source is not None and (source / "images.tif").exists():
-        data.add(source / "images.tif", source / "masks.tif", name=name)
+        numbered = source / "instances.tif"
+        masks = numbered if takes_objects and numbered.exists() else source / "masks.tif"
+        data.add(source / "images.tif", masks, name=name)
         return
     recorded = read_tree(SOURCES) if SOURCES.exists() else {}
     known = {file: entry["sha256"] for file, entry in recorded.get(name, {}).get("files", {}).items()}
@@ -78,7 +84,8 @@ def fetch(
             )
     with tempfile.TemporaryDirectory() as work:
         for specimen in arrange(publication, files, Path(work)):
-            data.add(specimen.images, specimen.masks, name=specimen.name)
+            masks = specimen.instances if takes_objects and specimen.instances is not None else specimen.masks
+            data.add(specimen.images, masks, name=specimen.name)
     recorded[name] = {
         "licence": publication.licence,
         "fetched": date.today().isoformat(),  # the user's own day

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -41,7 +42,10 @@ def attach(app: typer.Typer) -> None:
 def predict(
     image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF or PNG: one plane or a stack.")],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The mask TIFF to write; Fiji shows its classes' colours.")
+        Path,
+        typer.Argument(
+            metavar="OUT", help="The mask TIFF to write: classes in their colours, or a number for each object."
+        ),
     ],
     model: ModelName = "champion",
     overwrite: Overwrite = False,
@@ -50,7 +54,7 @@ def predict(
     ignore_voxel_size: IgnoreVoxelSize = False,
     device: Device = "auto",
 ) -> None:
-    """Segment a stack with a registered model: class indices, plane by plane.
+    """Segment a stack with a registered model: class indices, or numbers of objects, plane by plane.
 
     It is the function that was scored and that is served. Intensities, noise and voxel size that lie outside the
     training part's are warned about.
@@ -77,28 +81,41 @@ def predict(
             require_voxel_size(drift, where=str(image), remedy="or add --ignore-voxel-size")
         for sentence in drift.sentences():
             warn(f"{image}: {sentence}")
-        classes = bundle.inference.classes
+        classes, instances = bundle.inference.classes, bundle.inference.instances
         pixels = np.zeros(len(classes), np.int64)
+        objects: list[int] = []
         with counting("segmenting") as progress:
 
-            def masks() -> Iterator[npt.NDArray[np.uint8]]:
-                for done, plane in enumerate(segment(stack, bundle, tta=tta), start=1):
+            def masks() -> Iterator[npt.NDArray[np.unsignedinteger]]:
+                for done, plane in enumerate(segment(stack, bundle, objects=True, tta=tta), start=1):
                     np.add(pixels, np.bincount(plane.mask_yx.ravel(), minlength=len(classes)), out=pixels)
-                    yield plane.mask_yx
+                    if plane.objects_yx is None:
+                        yield plane.mask_yx
+                    else:
+                        objects.append(int(plane.objects_yx.max()))
+                        yield plane.objects_yx.astype(np.uint32)
                     progress(done, len(stack))
 
-            write_stack(
-                out,
-                masks(),
-                num_planes=len(stack),
-                voxel_size_zyx_um=stack.info.voxel_size_zyx_um,
-                colours=[one.display for one in classes],
-            )
+            write = partial(write_stack, num_planes=len(stack), voxel_size_zyx_um=stack.info.voxel_size_zyx_um)
+            if not instances:
+                write(out, masks(), colours=[one.display for one in classes])
+            else:
+                # few programs read 32 bits, and how many objects there are is known at the end only
+                wide = out.with_name(f".{out.name}.wide.tif")
+                try:
+                    write(wide, masks())
+                    dtype = np.uint16 if max(objects) <= np.iinfo(np.uint16).max else np.uint32
+                    with open_stack(wide, axes="ZYX") as labels:
+                        write(out, (labels.plane(z)[:, :, 0].astype(dtype) for z in range(len(labels))))
+                finally:
+                    wide.unlink(missing_ok=True)
     rows = [
         (index, one.name, swatch(one.display), f"{share:.4f}")
         for index, (one, share) in enumerate(zip(classes, pixels / max(1, pixels.sum()), strict=True))
     ]
     table(str(out), ("value", "class", "colour", "share"), rows)
+    if instances:
+        say(f"{out} numbers the objects of each plane from 1: {sum(objects)} in all")
     say(f"{out}: {len(stack)} planes by bundle {bundle.digest[:12]}")
 
 

@@ -18,9 +18,7 @@ from stackseg.cli.stages import Device
 from stackseg.errors import DataError, MachineError, StoreError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
+    from stackseg.serving.encode import Mask
     from stackseg.serving.pyfunc import SegmentationModel
 
 
@@ -123,7 +121,7 @@ def segment_remote(
         for sentence in described["warnings"]:
             warn(f"{image}: {sentence}")
 
-        def masks() -> Iterator[npt.NDArray[np.uint8]]:
+        def masks() -> Iterator[Mask]:
             for plane in chain([first], planes):
                 if plane.response["bundle_digest"] != described["bundle_digest"]:
                     raise DataError(
@@ -140,7 +138,8 @@ def segment_remote(
             masks(),
             num_planes=len(stack),
             voxel_size_zyx_um=stack.info.voxel_size_zyx_um,
-            colours=described["colours"],
+            # earlier versions know no objects; numbers of objects have no colours
+            colours=[] if described.get("num_objects") else described["colours"],
         )
     version = f" version {described['model_version']}" if described["model_version"] else ""
     by = f"{described['model_name'] or 'a model'}{version}, bundle {described['bundle_digest'][:12]}"

@@ -191,6 +191,12 @@ def show_scores(evaluation: Evaluation) -> None:
     say(f"within planes only: {_interval(evaluation.mean_iou_interval_within_planes)}")
     if evaluation.rand_vi is not None:
         say(f"V_rand {figure(evaluation.rand_vi.v_rand)}, V_info {figure(evaluation.rand_vi.v_info)} after thinning")
+    if (objects := evaluation.objects) is not None:
+        say(
+            f"objects: F1 {figure(objects.f1['0.5'])} at an IoU of 0.5, mean AP {figure(objects.mean_ap)}; "
+            f"{objects.num_predicted} found, {objects.num_truth} true"
+        )
+        say(f"F1 interval: {_interval(objects.f1_interval)}")
     for line in evaluation.warnings:
         warn(line)
 

@@ -58,14 +58,14 @@ def require_same_planes(catalog: Catalog, data: Path, *parts: Part) -> None:
                     where=str(ref),
                     remedy="`dvc repro`",
                 )
-            labels_yx = specimen.labels(ref.z, catalog.table)
-            require_same_plane(ref, specimen.plane(ref.z), labels_yx, records[ref])
+            truth_yx = specimen.truth(ref.z, catalog.table)
+            require_same_plane(ref, specimen.plane(ref.z), truth_yx, records[ref])
 
 
 def require_same_plane(
-    ref: PlaneRef, image_yxc: npt.NDArray[np.generic], truth_yx: npt.NDArray[np.uint8], record: PlaneRecord
+    ref: PlaneRef, image_yxc: npt.NDArray[np.generic], truth_yx: npt.NDArray[np.integer], record: PlaneRecord
 ) -> None:
-    """Refuse the image (Y, X, C) or the labels (Y, X) of a plane if they are not those of its record.
+    """Refuse the image (Y, X, C) or the truth (Y, X) of a plane if they are not those of its record.
 
     Raises
     ------

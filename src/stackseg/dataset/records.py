@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from stackseg.atomic import write_text
 from stackseg.dataset.intensity_profile import IntensityProfile
@@ -73,6 +74,8 @@ class Catalog(Record):
     seed: int
     classes: tuple[ClassRecord, ...]
     ignore: tuple[int | str, ...]
+    # left out of the digest where it says nothing, so that older catalogues keep theirs
+    instances: bool = Field(False, exclude_if=lambda instances: not instances)
     split: SplitParams
     intensity: IntensityPolicy
     profile: IntensityProfile
@@ -89,6 +92,7 @@ class Catalog(Record):
             raw=tuple(one.raw for one in self.classes),
             display=tuple(one.display for one in self.classes),
             ignore=self.ignore,
+            instances=self.instances,
         )
 
     @property
@@ -209,7 +213,8 @@ def require_described_by(catalog: Catalog, params: Params, where: Path) -> None:
         "split": (catalog.split, params.split),
         "intensity": (catalog.intensity.params, params.intensity),
         "data.colour": (catalog.intensity.colour, params.data.colour),
-        "data.classes": (catalog.table, label_table(params)),
+        "data.classes": (replace(catalog.table, instances=params.data.instances), label_table(params)),
+        "data.instances": (catalog.instances, params.data.instances),
     }
     changed = [key for key, (found, wanted) in pairs.items() if found != wanted]
     if changed:
@@ -235,4 +240,5 @@ def label_table(params: Params) -> LabelTable:
         raw=tuple(one.codes for one in classes),
         display=tuple(one.display for one in classes),
         ignore=() if params.data.ignore is None else (params.data.ignore,),
+        instances=params.data.instances,
     )

@@ -135,6 +135,14 @@ class Specimen:
         """Return the class indices (Y, X) of plane z."""
         return table.map_plane(self.raw_mask(z), where=self.mask_where(z))
 
+    def instances(self, z: int, table: LabelTable) -> npt.NDArray[np.int32]:
+        """Return the numbers of the objects (Y, X) of plane z, whose masks number them; see `number_objects`."""
+        return table.number_objects(self.raw_mask(z), where=self.mask_where(z))
+
+    def truth(self, z: int, table: LabelTable) -> npt.NDArray[np.integer]:
+        """Return all that the mask of plane z says: numbers of objects where masks hold these, else class indices."""
+        return self.instances(z, table) if table.instances else self.labels(z, table)
+
     def notes(self) -> list[str]:
         """Return what a user should hear of the files, each sentence once."""
         images = (note for z in self.labelled for note in self.image_file(z).info.notes)

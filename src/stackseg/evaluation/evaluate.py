@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from scipy import ndimage
 
 from stackseg.dataset.fingerprints import by_specimen, require_same_plane
 from stackseg.dataset.records import Catalog, PlaneRecord
@@ -19,6 +20,7 @@ from stackseg.dataset.splits import Part, PlaneRef
 from stackseg.errors import DataError, ParamsError
 from stackseg.evaluation.bootstrap import (
     Interval,
+    Statistic,
     bootstrap_interval,
     group_into_blocks,
     mean_iou_of_same_classes,
@@ -26,11 +28,12 @@ from stackseg.evaluation.bootstrap import (
 )
 from stackseg.evaluation.boundary_metrics import BoundaryCounts, boundary_counts
 from stackseg.evaluation.metrics import PlaneScore, Scores, plane_score, scores_from
+from stackseg.evaluation.object_scores import ObjectScores, f1_at_half, object_counts, object_scores
 from stackseg.evaluation.rand_vi import RandViScore, RandViScores, mean_rand_vi, rand_vi_score
 from stackseg.model.bundle import Bundle
 from stackseg.model.confusion import confusion_counts
 from stackseg.model.devices import resolve_precision
-from stackseg.model.segment import segment
+from stackseg.model.segment import SegmentedPlane, segment
 from stackseg.params.evaluate import EvaluateParams
 
 TILE = 128
@@ -42,7 +45,7 @@ MaskKeeper = Callable[[PlaneRef, npt.NDArray[np.uint8]], None]
 
 @dataclass(frozen=True)
 class PlaneCounts:
-    """What one plane adds to the sums."""
+    """What one plane adds to the sums; `objects_t3` are the matches of objects, where masks number these."""
 
     ref: PlaneRef
     record: PlaneRecord
@@ -50,6 +53,7 @@ class PlaneCounts:
     tiles_tcc: npt.NDArray[np.int64]
     boundary: BoundaryCounts
     rand_vi: RandViScore | None
+    objects_t3: npt.NDArray[np.int64] | None = None
 
 
 class Evaluation(BaseModel):
@@ -68,6 +72,7 @@ class Evaluation(BaseModel):
     mean_iou_interval_within_planes: Interval
     scores: Scores
     rand_vi: RandViScores | None = Field(validation_alias=AliasChoices("rand_vi", "neurons"))  # its former name
+    objects: ObjectScores | None = None
     planes: tuple[PlaneScore, ...]
     bundle_digest: str
     catalog_digest: str
@@ -146,10 +151,10 @@ def count_planes(
     found: list[PlaneCounts] = []
     for specimen, refs in by_specimen(list(records), data):
         decoded = _DecodedOnce(specimen, bundle.inference.context_slices)
-        for plane in segment(decoded, bundle, planes=[ref.z for ref in refs]):
+        for plane in segment(decoded, bundle, planes=[ref.z for ref in refs], objects=True):
             ref = PlaneRef(specimen.name, plane.z)
+            require_same_plane(ref, decoded.plane(plane.z), specimen.truth(plane.z, catalog.table), records[ref])
             truth_yx = specimen.labels(plane.z, catalog.table)
-            require_same_plane(ref, decoded.plane(plane.z), truth_yx, records[ref])
             found.append(
                 PlaneCounts(
                     ref,
@@ -158,6 +163,7 @@ def count_planes(
                     tile_counts(truth_yx, plane.mask_yx, num_classes, TILE),
                     boundary_counts(truth_yx, plane.mask_yx, num_classes, tolerance_px=params.boundary_tolerance),
                     None if membrane is None else rand_vi_score(truth_yx, plane.mask_yx, membrane),
+                    _object_counts(specimen, plane, catalog),
                 )
             )
             on_mask(ref, plane.mask_yx)
@@ -201,10 +207,13 @@ def summarise(
     return Evaluation(
         part=part,
         mean_iou=scores.mean_iou,
-        mean_iou_interval=_interval(units_ucc, params, seed, unit),
-        mean_iou_interval_within_planes=_interval(tiles_tcc, params, seed, f"{TILE}-pixel tile within plane"),
+        mean_iou_interval=_interval(units_ucc, params, seed, unit, mean_iou_of_same_classes(units_ucc)),
+        mean_iou_interval_within_planes=_interval(
+            tiles_tcc, params, seed, f"{TILE}-pixel tile within plane", mean_iou_of_same_classes(tiles_tcc)
+        ),
         scores=scores,
         rand_vi=mean_rand_vi(rand_vi) if rand_vi else None,
+        objects=_object_scores(unit, units, params, seed),
         planes=tuple(plane_score(one.ref.specimen, one.ref.z, one.counts_cc, names) for one in planes),
         bundle_digest=bundle_digest,
         catalog_digest=catalog.digest(),
@@ -233,10 +242,33 @@ def independent_units(
     return f"block of {params.block_planes} planes", [[planes[place] for place in block] for block in blocks]
 
 
-def _interval(counts_ucc: npt.NDArray[np.int64], params: EvaluateParams, seed: int, unit: str) -> Interval:
+def _object_counts(specimen: Specimen, plane: SegmentedPlane, catalog: Catalog) -> npt.NDArray[np.int64] | None:
+    """Return the matches of the objects of a plane; those of a model of classes are the regions of its mask."""
+    if not catalog.instances:
+        return None
+    found_yx = ndimage.label(plane.mask_yx)[0] if plane.objects_yx is None else plane.objects_yx
+    return object_counts(specimen.instances(plane.z, catalog.table), found_yx)
+
+
+def _object_scores(
+    unit: str, units: Sequence[Sequence[PlaneCounts]], params: EvaluateParams, seed: int
+) -> ObjectScores | None:
+    """Return the scores of the objects in the planes of independent units, None where masks do not number these."""
+    counted = [[one.objects_t3 for one in group if one.objects_t3 is not None] for group in units]
+    if not any(counted):
+        return None
+    units_ut3 = np.array([np.sum(group, axis=0) for group in counted])
+    return object_scores(
+        [one for group in counted for one in group], _interval(units_ut3, params, seed, unit, f1_at_half)
+    )
+
+
+def _interval(
+    counts_u: npt.NDArray[np.int64], params: EvaluateParams, seed: int, unit: str, statistic: Statistic
+) -> Interval:
     return bootstrap_interval(
-        counts_ucc,
-        mean_iou_of_same_classes(counts_ucc),
+        counts_u,
+        statistic,
         num_samples=params.bootstrap_samples,
         confidence=params.confidence,
         seed=seed,

@@ -74,7 +74,7 @@ def write_reports(
 
 def score_metrics(evaluation: Evaluation) -> dict[str, float | None]:
     """Return all scores as one flat list: names without the part, classes behind a slash; what is undefined is null."""
-    scores, rand_vi = evaluation.scores, evaluation.rand_vi
+    scores, rand_vi, objects = evaluation.scores, evaluation.rand_vi, evaluation.objects
     metrics = {
         "mean_iou": scores.mean_iou,
         "mean_iou_low": evaluation.mean_iou_interval.low,
@@ -87,14 +87,26 @@ def score_metrics(evaluation: Evaluation) -> dict[str, float | None]:
         metrics |= {f"{name}/{one.name}": getattr(one, name) for one in scores.classes}
     if rand_vi is not None:
         metrics |= {"v_rand": rand_vi.v_rand, "v_info": rand_vi.v_info}
+    if objects is not None:
+        metrics |= {"f1_low": objects.f1_interval.low, "f1_high": objects.f1_interval.high}
+        metrics |= {"mean_ap": objects.mean_ap, "mean_ap_of_planes": objects.mean_ap_of_planes}
+        for name in ("f1", "ap", "f1_of_planes", "ap_of_planes"):
+            metrics |= {f"{name}/{threshold}": value for threshold, value in getattr(objects, name).items()}
     return {f"{evaluation.part}/{name}": value for name, value in metrics.items()}
 
 
 def headline(evaluation: Evaluation) -> dict[str, float | dict[str, float | None] | None]:
-    """Return the few scores that `dvc metrics show` has room for: mean IoU, its interval, and IoU per class."""
+    """Return the few scores that `dvc metrics show` has room for: mean IoU, its interval, and IoU per class.
+
+    Where masks number objects, F1 at an IoU of 0.5 with its interval, and mean AP, too.
+    """
     metrics = {name.removeprefix(f"{evaluation.part}/"): value for name, value in score_metrics(evaluation).items()}
     per_class = {name.removeprefix("iou/"): value for name, value in metrics.items() if name.startswith("iou/")}
-    return {name: metrics[name] for name in ("mean_iou", "mean_iou_low", "mean_iou_high")} | {"iou": per_class}
+    shown = {name: metrics[name] for name in ("mean_iou", "mean_iou_low", "mean_iou_high")}
+    if evaluation.objects is not None:
+        shown["f1"] = metrics["f1/0.5"]
+        shown |= {name: metrics[name] for name in ("f1_low", "f1_high", "mean_ap")}
+    return shown | {"iou": per_class}
 
 
 def worst_and_median(planes: Sequence[PlaneScore], num: int) -> list[tuple[str, PlaneScore]]:

@@ -65,7 +65,10 @@ def propose_table(
     if warning := label_warning(found):
         remedy = f"export labels without interpolation, smoothing or JPEG, or {by_hand}"
         if "instance" in warning:
-            remedy = f"give all objects of a class one value (Fiji: Image > Adjust > Threshold), or {by_hand}"
+            remedy = (
+                "if they number objects, name background and object and set data.instances: true in params.yaml; or "
+                f"give all objects of a class one value (Fiji: Image > Adjust > Threshold), or {by_hand}"
+            )
         raise DataError(f"{len(found)} distinct values: it {warning}", where=where, remedy=remedy)
     if _mixes_binary_codes(planes):
         raise DataError(
@@ -102,8 +105,13 @@ def _mixes_binary_codes(planes: Sequence[Set[RawCode]]) -> bool:
     return {*chain.from_iterable(planes)} == {0, 1, 255} and not any({1, 255} <= codes for codes in planes)
 
 
-def instance_question(planes: Sequence[Set[RawCode]], num_regions: int) -> str:
-    """Return why grey masks may hold a value per object and not per class, "" where they do not look so.
+def instance_table() -> LabelTable:
+    """Return a table for masks that number objects."""
+    return LabelTable(("background", "object"), ((0,), (1,)), ("#000000", _DISPLAY[0]), instances=True)
+
+
+def are_instances(planes: Sequence[Set[RawCode]], num_regions: int) -> bool:
+    """Tell whether grey masks clearly hold a value per object: many values, each of them one region of a plane.
 
     Parameters
     ----------
@@ -112,15 +120,30 @@ def instance_question(planes: Sequence[Set[RawCode]], num_regions: int) -> str:
     num_regions
         Connected regions of one value other than 0, over all planes: of classes there are many more than of values.
     """
+    codes = {*chain.from_iterable(planes)}
+    return 0 in codes and len(codes) > _MAX_CLASSES_BY_SIGHT and _one_region_a_value(planes, num_regions)
+
+
+def instance_question(planes: Sequence[Set[RawCode]], num_regions: int) -> str:
+    """Return why grey masks may hold a value per object and not per class, "" where they do not look so.
+
+    The parameters are those of `are_instances`. Few values may be classes that are a region each, such as layers.
+    """
+    if not _one_region_a_value(planes, num_regions):
+        return ""
     num_values = sum(len(codes - {0}) for codes in planes)
-    if num_values < _OBJECTS_PER_PLANE * len(planes) or num_regions > 1.1 * num_values:
-        return ""
-    if not all(isinstance(code, int) for codes in planes for code in codes):
-        return ""
     return (
         f"are these instance labels? Nearly every value of a plane is one connected region ({num_values} values in "
-        f"{len(planes)} planes): if they are objects, give all objects of a class one value before you add them"
+        f"{len(planes)} planes): if they are objects, set data.instances: true in params.yaml and name two classes, "
+        "background and object"
     )
+
+
+def _one_region_a_value(planes: Sequence[Set[RawCode]], num_regions: int) -> bool:
+    num_values = sum(len(codes - {0}) for codes in planes)
+    if num_values < _OBJECTS_PER_PLANE * len(planes) or num_regions > 1.1 * num_values:
+        return False
+    return all(isinstance(code, int) for codes in planes for code in codes)
 
 
 def _display_colours(codes: list[RawCode]) -> tuple[str, ...]:

@@ -65,6 +65,8 @@ def adapt_params(
         data["classes"] = rows
         data["ignore"] = None if ignore is None else _quoted(ignore)
         changed.append(f"data.classes has {len(rows)} classes")
+    if present.instances != table.instances:
+        _set(tree, "data", {"instances": table.instances}, changed)
     _set(tree, "data", {"colour": colour}, changed)
     for section in dict.fromkeys(one.section for one in proposals):
         untouched = getattr(params, section) == getattr(Params(), section)

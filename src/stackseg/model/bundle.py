@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -47,14 +47,11 @@ class InferenceSpec(Record):
     overlap: int
     precision: Literal["auto", "fp32", "bf16"]
     voxel_size_zyx_um: tuple[float | None, float | None, float | None] | None
-    tta: Tta = "none"
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # a field that older bundles lack is only written where it says something: their digests stay
-        fields = type(self).model_fields
-        tree: dict[str, Any] = dump(self)
-        return {key: value for key, value in tree.items() if fields[key].is_required() or value != fields[key].default}
+    # those that older bundles lack are left out where they say nothing: so their digests stay
+    tta: Tta = Field("none", exclude_if=lambda tta: tta == "none")
+    """Test-time augmentation."""
+    instances: bool = Field(False, exclude_if=lambda instances: not instances)
+    """Whether it tells the objects of the second class apart, by an output more than there are classes."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -64,8 +61,10 @@ class InferenceSpec(Record):
                 f"{self.num_channels} channels with {self.context_slices} context slices are not the network's "
                 f"{self.network.in_channels} inputs"
             )
-        if len(self.classes) != self.network.num_classes:
+        if len(self.classes) + self.instances != self.network.num_classes:
             raise ValueError(f"{len(self.classes)} classes are not the network's {self.network.num_classes} outputs")
+        if self.instances and len(self.classes) != 2:
+            raise ValueError(f"{len(self.classes)} classes do not go with instances")
         measured = self.intensity.statistics
         if (measured is None) == (self.intensity.params.scope == "dataset"):
             raise ValueError(f"intensity.scope {self.intensity.params.scope} does not go with its statistics")

@@ -15,6 +15,7 @@ from stackseg.dataset.normalisation import ChannelStatistics
 from stackseg.errors import DataError
 from stackseg.model.bundle import InferenceSpec, Segmenter
 from stackseg.model.devices import resolve_precision
+from stackseg.model.objects import class_probabilities, find_objects
 from stackseg.model.tiling import Blend
 from stackseg.params.inference import Tta
 
@@ -29,11 +30,16 @@ SYMMETRIES: Mapping[Tta, tuple[tuple[bool, tuple[int, ...]], ...]] = {
 
 @dataclass(frozen=True)
 class SegmentedPlane:
-    """Class indices (Y, X) of plane z and, if asked for, the probabilities (C, Y, X) behind them."""
+    """Class indices (Y, X) of plane z and, if asked for, the probabilities (C, Y, X) behind them.
+
+    `objects_yx` numbers the objects (Y, X) from 1, 0 being background; it is None where it was not asked for, and where
+    the model does not tell objects apart.
+    """
 
     z: int
     mask_yx: npt.NDArray[np.uint8]
     probabilities_cyx: npt.NDArray[np.float32] | None
+    objects_yx: npt.NDArray[np.int32] | None = None
 
 
 def segment(
@@ -42,6 +48,7 @@ def segment(
     *,
     planes: Iterable[int] | None = None,
     probabilities: bool = False,
+    objects: bool = False,
     tta: Tta | None = None,
     before_window: Callable[[], None] = lambda: None,
 ) -> Iterator[SegmentedPlane]:
@@ -60,6 +67,8 @@ def segment(
         Plane numbers; all by default.
     probabilities
         Whether to hand out the probabilities, too.
+    objects
+        Whether to find the objects, too, where the model tells them apart.
     tta
         Test-time augmentation other than the model's own: then the masks are other ones than those that were scored.
     before_window
@@ -84,8 +93,10 @@ def segment(
         image_yxc = stack_context([prepared[one] for one in needed], z)
         symmetries = SYMMETRIES[tta or spec.tta]
         blended_cyx = _blend_turned(image_yxc, segmenter, device, precision, before_window, symmetries)
-        mask_yx = blended_cyx.argmax(0).astype(np.uint8)
-        yield SegmentedPlane(z, mask_yx, blended_cyx if probabilities else None)
+        classes_cyx = class_probabilities(blended_cyx) if spec.instances else blended_cyx
+        mask_yx = classes_cyx.argmax(0).astype(np.uint8)
+        objects_yx = find_objects(blended_cyx, mask_yx) if objects and spec.instances else None
+        yield SegmentedPlane(z, mask_yx, classes_cyx if probabilities else None, objects_yx)
 
 
 def prepare(
@@ -128,7 +139,7 @@ def _blend_turned(
     before_window: Callable[[], None],
     symmetries: Sequence[tuple[bool, tuple[int, ...]]],
 ) -> npt.NDArray[np.float32]:
-    """Return the class probabilities (C, Y, X) of one plane, averaged over its symmetries."""
+    """Return the probabilities (C, Y, X) of the outputs for one plane, averaged over its symmetries."""
 
     def turned_back() -> Iterator[npt.NDArray[np.float32]]:
         for transposed, axes in symmetries:
@@ -148,9 +159,9 @@ def _blend(
     precision: str,
     before_window: Callable[[], None],
 ) -> npt.NDArray[np.float32]:
-    """Return the class probabilities (C, Y, X) of one plane."""
+    """Return the probabilities (C, Y, X) of the network's outputs for one plane."""
     tiling = segmenter.inference.tiling
-    blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), len(segmenter.inference.classes))
+    blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), segmenter.inference.network.num_classes)
     padded_yxc = tiling.pad(image_yxc)
     for window in tiling.windows(blend.padded_yx):
         before_window()

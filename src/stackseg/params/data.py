@@ -59,6 +59,8 @@ class DataParams(Section):
     """Every class, in the order of its index; `stackseg add` writes it."""
     colour: Literal["keep", "grey", "rgb"] = "keep"
     """Channels fed to the network: as stored; luminance of RGB; grey repeated to RGB (for mixed files)."""
+    instances: bool = False
+    """Whether masks number objects: 0 is the first class, each other value an object of the second."""
     ignore: RawCode | None = None
     """Raw mask value or colour of pixels that neither train nor score."""
 
@@ -71,6 +73,8 @@ class DataParams(Section):
         codes += [self.ignore] if self.ignore is not None else []
         if len(set(codes)) < len(codes):
             raise ValueError("a raw value or colour is named twice")
+        if self.instances and self.classes and (len(self.classes) != 2 or self.classes[0].codes != (0,)):
+            raise ValueError("with data.instances there are two classes, of which the first is background with raw: 0")
         return self
 
 

@@ -87,11 +87,12 @@ class Publication(BaseModel):
 
 
 class ArrangedSpecimen(NamedTuple):
-    """Images and masks of a specimen, as `stackseg add` takes them."""
+    """Images and masks of a specimen, as `stackseg add` takes them; `instances` are masks that number objects."""
 
     name: str
     images: Path
     masks: Path
+    instances: Path | None = None
 
 
 def read_publication(name: str) -> Publication:
@@ -165,7 +166,7 @@ def _translated(mask_yx: npt.NDArray[np.generic], values: dict[int, int], path: 
 
 
 def _unite(name: str, archive: Path, work: Path) -> ArrangedSpecimen:
-    """Unpack fields, unite the masks of a field's objects, and keep the objects' numbers in instances/."""
+    """Unpack fields, number the objects of a field in instances/, and unite them in masks/."""
     for kind in ("images", "masks", "instances"):
         (work / kind).mkdir(parents=True)
     try:
@@ -185,7 +186,7 @@ def _unite(name: str, archive: Path, work: Path) -> ArrangedSpecimen:
                 _write(work / "instances" / f"{field}.tif", instances_yx)
     except zipfile.BadZipFile as error:
         raise DataError(f"no ZIP file ({error})", where=str(archive), remedy="fetch it anew") from None
-    return ArrangedSpecimen(name, work / "images", work / "masks")
+    return ArrangedSpecimen(name, work / "images", work / "masks", work / "instances")
 
 
 def _fields(opened: zipfile.ZipFile) -> Iterator[tuple[str, str, list[str]]]:

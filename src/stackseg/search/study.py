@@ -169,7 +169,8 @@ def _require_same(study: Study, identity: Mapping[str, Any]) -> None:
     stored = study.user_attrs.get(IDENTITY, {})
     names = {"catalog": "the catalogue (data, split or intensity)", "code": "the code of stackseg"}
     names["pipelines"] = "the pipeline of augment.file"
-    for part in ("space", "objectives", "folds", "fixed", "catalog", "pipelines", "code"):
+    # other code may know other keys, so it is named first
+    for part in ("code", "space", "objectives", "folds", "fixed", "catalog", "pipelines"):
         found, expected = identity[part], stored.get(part)
         if found == expected:
             continue

@@ -20,14 +20,13 @@ from urllib3 import Retry
 from stackseg.dataset.channels import PlaneSource
 from stackseg.dataset.files.axes import VoxelSize
 from stackseg.errors import DataError, MachineError
-from stackseg.serving.encode import IGNORE_VOXEL_SIZE, decode_tiff_mask
+from stackseg.serving.encode import IGNORE_VOXEL_SIZE, Mask, decode_tiff_mask
 
 CONNECT_SECONDS = 10
 FULL_TRIES = 12
 RESPONSE_FIELDS = {
     "mask", "colours", "warnings", "context_slices", "intensity_scope", "bundle_digest", "model_name", "model_version"
 }  # fmt: skip
-Mask = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ SIGNATURE = ModelSignature(
             ColSpec(Array(DataType.long), "shape"),
             ColSpec(Array(DataType.string), "classes"),
             ColSpec(Array(DataType.string), "colours"),
+            ColSpec(Array(DataType.long), "num_objects", required=False),
             ColSpec(Array(DataType.double), "fractions"),
             ColSpec(AnyType(), "drift"),
             ColSpec(Array(DataType.string), "warnings"),

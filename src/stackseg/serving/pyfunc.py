@@ -23,7 +23,7 @@ from stackseg.model.devices import pick_device
 from stackseg.model.segment import SYMMETRIES, segment
 from stackseg.serving.decode import open_image
 from stackseg.serving.drift import measure_drift, require_voxel_size
-from stackseg.serving.encode import IGNORE_VOXEL_SIZE, encode_mask
+from stackseg.serving.encode import IGNORE_VOXEL_SIZE, as_labels, encode_mask
 from stackseg.serving.request import FORM, RequestParams, image_name, parse_params
 
 MAX_MEGAPIXELS = 256.0
@@ -92,8 +92,9 @@ class SegmentationModel(PythonModel):
         Returns
         -------
         list
-            Of each image `mask`: base64 of class indices (Z, Y, X) in the form `output`; `shape`; `classes` and
-            `fractions` in the order of the class index; the lineage of the response, and `drift`.
+            Of each image `mask`: base64 of class indices (Z, Y, X) in the form `output`, or of numbers of objects where
+            the model tells these apart; `num_objects` in each plane then, else None; `shape`; `classes` and `fractions`
+            in the order of the class index; the lineage of the response, and `drift`.
         """
         names = [image_name(number, len(images)) for number in range(1, len(images) + 1)]
         return [self._respond(image, name, params, check) for image, name in zip(images, names, strict=True)]
@@ -113,14 +114,18 @@ class SegmentationModel(PythonModel):
                     self.bundle,
                     planes=_chosen(params.plane, len(source)),
                     probabilities=params.probabilities,
+                    objects=True,
                     tta=tta,
                     before_window=check,
                 )
             )
         mask_zyx = np.stack([one.mask_yx for one in planes])
         probabilities = [one.probabilities_cyx for one in planes if one.probabilities_cyx is not None]
+        objects = [one.objects_yx for one in planes if one.objects_yx is not None]
         encoded: dict[str, Any] = encode_mask(
-            mask_zyx, np.stack(probabilities) if probabilities else None, params.output
+            as_labels(np.stack(objects)) if objects else mask_zyx,
+            np.stack(probabilities) if probabilities else None,
+            params.output,
         )
         spec, pixels = self.spec, np.bincount(mask_zyx.ravel(), minlength=len(self.bundle.inference.classes))
         return encoded | {
@@ -128,6 +133,7 @@ class SegmentationModel(PythonModel):
             "shape": list(mask_zyx.shape),
             "classes": list(spec.inference.class_names),
             "colours": [one.display for one in spec.inference.classes],
+            "num_objects": [int(one.max()) for one in objects] if objects else None,
             "fractions": [round(float(n) / mask_zyx.size, 6) for n in pixels],
             "drift": drift.model_dump(mode="json"),
             "warnings": drift.sentences(),

@@ -76,6 +76,11 @@ def score_table(evaluation: Evaluation, *, max_classes: int = MAX_CLASSES) -> st
         f"Mean IoU **{figure(evaluation.mean_iou)}** on {scores.num_planes} planes of the {evaluation.part} part; "
         f"interval: {between}."
     )
+    if (objects := evaluation.objects) is not None:
+        heading += (
+            f" Objects: F1 **{figure(objects.f1['0.5'])}** at an IoU of 0.5, mean AP {figure(objects.mean_ap)}, "
+            f"{objects.num_predicted} found of {objects.num_truth} true."
+        )
     return "\n".join([heading, "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 

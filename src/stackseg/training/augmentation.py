@@ -27,7 +27,7 @@ from stackseg.dataset.labels.table import IGNORE_INDEX
 from stackseg.errors import ParamsError
 
 ImageYXC = npt.NDArray[np.float32]
-MaskYX = npt.NDArray[np.uint8]
+MaskYX = npt.NDArray[np.unsignedinteger]
 FieldYX = npt.NDArray[np.float32]
 
 Augmentation = Callable[[ImageYXC, MaskYX, int], tuple[ImageYXC, MaskYX]]

@@ -33,7 +33,7 @@ def inference_spec(params: Params, catalog: Catalog) -> InferenceSpec:
             architecture=params.model.architecture,
             encoder=params.model.encoder,
             in_channels=catalog.num_channels * (2 * context + 1),
-            num_classes=len(catalog.classes),
+            num_classes=len(catalog.classes) + catalog.instances,
             decoder_dropout=params.model.decoder_dropout,
         ),
         classes=catalog.classes,
@@ -45,6 +45,7 @@ def inference_spec(params: Params, catalog: Catalog) -> InferenceSpec:
         precision=params.inference.precision,
         tta=params.inference.tta,
         voxel_size_zyx_um=voxel_sizes.pop() if len(voxel_sizes) == 1 else None,
+        instances=catalog.instances,
     )
 
 

@@ -58,7 +58,8 @@ class Learner:
         optimizer = build_optimizer(self._bare, options)
         runnable = cast(torch.nn.Module, torch.compile(self._bare)) if options.compile else self._bare
         self._network, self._optimizer = fabric.setup(runnable, optimizer)
-        self._loss = training_loss(options, catalog.class_pixels("training")).to(fabric.device)
+        class_pixels = catalog.class_pixels("training")
+        self._loss = training_loss(options, class_pixels, instances=catalog.instances).to(fabric.device)
         self._schedule = Schedule(self._optimizer, options, num_steps)
 
     @property

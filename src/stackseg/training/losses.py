@@ -126,8 +126,10 @@ class SegmentationLoss(nn.Module):
         return _overlap_sums(logits_bcyx.softmax(1), truth_bcyx)
 
 
-def training_loss(options: TrainParams, class_pixels: Sequence[int]) -> SegmentationLoss:
+def training_loss(options: TrainParams, class_pixels: Sequence[int], *, instances: bool = False) -> SegmentationLoss:
     """Return the loss that the params name, given the labelled training pixels of each class.
+
+    With `instances`, interior and boundary of objects both weigh as the objects' class does.
 
     Raises
     ------
@@ -148,7 +150,7 @@ def training_loss(options: TrainParams, class_pixels: Sequence[int]) -> Segmenta
             where="train.class_weights",
             remedy="list one weight per class, or use 'balanced' or 'none'",
         )
-    return SegmentationLoss(options.loss, weights)
+    return SegmentationLoss(options.loss, [*weights, weights[1]] if instances else weights)
 
 
 def balanced_weights(num_pixels_per_class: Sequence[int]) -> list[float]:

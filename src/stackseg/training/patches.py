@@ -21,7 +21,8 @@ from stackseg.dataset.records import Catalog, PlaneRecord
 from stackseg.dataset.specimens import Specimen
 from stackseg.dataset.splits import PlaneRef
 from stackseg.model.segment import check_neighbours, stack_context
-from stackseg.training.augmentation import Augmentation
+from stackseg.training.augmentation import Augmentation, MaskYX
+from stackseg.training.instance_targets import instance_target, patch_codes
 
 # pixels of a rare class remembered per plane: enough to centre patches anywhere it is
 REMEMBERED_PIXELS = 4096
@@ -43,7 +44,8 @@ class PatchPlan:
 class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Random patches of the training planes.
 
-    Item number ``epoch * patches_per_epoch + index`` is (image (C, Y, X) float32, labels (Y, X) int64).
+    Item number ``epoch * patches_per_epoch + index`` is (image (C, Y, X) float32, target (Y, X) int64): class indices,
+    or what `instance_target` makes of masks that number objects.
 
     Parameters
     ----------
@@ -91,10 +93,12 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         epoch, index = divmod(number, self._plan.patches_per_epoch)
         random = np.random.Generator(np.random.PCG64([self._plan.seed, epoch, index]))
         ref, top, left = self._choose(random)
-        image_yxc, labels_yx = self._crop(ref, top, left)
-        image_yxc, labels_yx = self._augmentation(image_yxc, labels_yx, int(random.integers(2**31)))
+        image_yxc, truth_yx = self._crop(ref, top, left)
+        image_yxc, truth_yx = self._augmentation(image_yxc, truth_yx, int(random.integers(2**31)))
+        # behind the augmentation: a contour that was resampled would break
+        target_yx = instance_target(truth_yx) if self._table.instances else truth_yx
         image = torch.from_numpy(np.ascontiguousarray(image_yxc)).permute(2, 0, 1)
-        return image, torch.from_numpy(labels_yx.astype(np.int64))
+        return image, torch.from_numpy(target_yx.astype(np.int64))
 
     def _choose(self, random: np.random.Generator) -> tuple[PlaneRef, int, int]:
         """Draw a plane and the upper left corner of a patch in it."""
@@ -113,8 +117,8 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         top, left = (min(max(0, at), max(0, n - size)) for at, n in zip((y, x), plane.shape_yx, strict=True))
         return ref, top, left
 
-    def _crop(self, ref: PlaneRef, top: int, left: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-        """Return a standardised patch (Y, X, C) with its context and its labels (Y, X)."""
+    def _crop(self, ref: PlaneRef, top: int, left: int) -> tuple[npt.NDArray[np.float32], MaskYX]:
+        """Return a standardised patch (Y, X, C) with its context and its class indices or codes of objects (Y, X)."""
         size = self._plan.patch_size
         specimen = self._specimens[ref.specimen]
         window = (slice(top, top + size), slice(left, left + size))
@@ -122,12 +126,14 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         check_neighbours([self._image(specimen, z) for z in needed], ref.z)
         patches = [standardise(self._image(specimen, z)[window], self._reference(specimen, z)) for z in needed]
         image_yxc = stack_context(patches, ref.z)
-        labels_yx = self._labels(ref)[window]
-        beyond = [(0, size - have) for have in labels_yx.shape]
+        truth_yx: MaskYX = self._labels(ref)[window]
+        if self._table.instances:
+            truth_yx = patch_codes(self._objects(ref)[window])
+        beyond = [(0, size - have) for have in truth_yx.shape]
         if any(after for _, after in beyond):
             image_yxc = np.pad(image_yxc, [*beyond, (0, 0)], mode="symmetric")
-            labels_yx = np.pad(labels_yx, beyond, constant_values=IGNORE_INDEX)
-        return image_yxc, labels_yx
+            truth_yx = np.pad(truth_yx, beyond, constant_values=IGNORE_INDEX)
+        return image_yxc, truth_yx
 
     def _image(self, specimen: Specimen, z: int) -> npt.NDArray[np.generic]:
         def read() -> npt.NDArray[np.generic]:
@@ -140,6 +146,12 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             return self._specimens[ref.specimen].labels(ref.z, self._table)
 
         return self._cached((ref.specimen, ref.z, "labels"), read)  # type: ignore[return-value]
+
+    def _objects(self, ref: PlaneRef) -> npt.NDArray[np.int32]:
+        def read() -> npt.NDArray[np.generic]:
+            return self._specimens[ref.specimen].instances(ref.z, self._table)
+
+        return self._cached((ref.specimen, ref.z, "objects"), read)  # type: ignore[return-value]
 
     def _pixels_of(self, ref: PlaneRef, rare: int) -> npt.NDArray[np.generic]:
         def read() -> npt.NDArray[np.generic]:

@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from PIL import Image
+from skimage.measure import label
 from skimage.transform import resize
 
 from stackseg.dataset.files.stack import open_stack
-from stackseg.dataset.labels.table import IGNORE_INDEX, LabelTable, RawCode, raw_counts
+from stackseg.dataset.labels.table import IGNORE_INDEX, IGNORED_OBJECT, LabelTable, RawCode, raw_counts
 from stackseg.errors import DataError, ParamsError
-from stackseg.intake.label_proposal import instance_question, propose_table
+from stackseg.intake.label_proposal import are_instances, instance_question, instance_table, propose_table
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data is not here")
@@ -286,6 +289,60 @@ def test_real_instance_labels_and_images_are_refused() -> None:
             propose_table(counts)
 
 
+class TestObjects:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        objects_yx=arrays.arrays(np.int64, (5, 6), elements=st.integers(0, 6)),
+        values=st.lists(st.integers(1, 2**40), min_size=6, max_size=6, unique=True),
+        dtype=st.sampled_from([np.int64, np.uint16, np.int8, np.float64]),
+    )
+    def test_any_values_with_gaps_number_the_same_objects(
+        self, objects_yx: np.ndarray, values: list[int], dtype: type
+    ) -> None:
+        limit = 2**40 if dtype in (np.int64, np.float64) else int(np.iinfo(dtype).max)
+        spread = sorted({1 + value % limit for value in values})
+        raw_yx = np.array([0, *(spread * 6)[:6]], np.int64)[objects_yx]
+        codes = sorted(set(raw_yx.ravel().tolist()) - {0})
+        found_yx = instance_table().number_objects(raw_yx[..., None].astype(dtype), where="m")
+        assert found_yx.dtype == np.int32
+        assert np.array_equal(found_yx, np.searchsorted([0, *codes], raw_yx))
+        labels_yx = instance_table().map_plane(raw_yx[..., None].astype(dtype), where="m")
+        assert labels_yx.dtype == np.uint8
+        assert np.array_equal(labels_yx, raw_yx != 0)
+
+    def test_one_value_may_be_ignored(self) -> None:
+        ignoring = replace(instance_table(), ignore=(700,))
+        raw_yxc = np.array([[[0], [700], [9], [1000]]], np.uint16)
+        assert ignoring.number_objects(raw_yxc, where="m").tolist() == [[0, IGNORED_OBJECT, 1, 2]]
+        assert ignoring.map_plane(raw_yxc, where="m").tolist() == [[0, IGNORE_INDEX, 1, 1]]
+
+    def test_colours_are_refused(self) -> None:
+        for read in (instance_table().map_plane, instance_table().number_objects):
+            with pytest.raises(DataError, match=r"m\.png: colours in a mask of instances; expected an integer per obj"):
+                read(np.zeros((4, 4, 3), np.uint8), where="m.png")
+
+    def test_many_values_of_a_region_each_are_objects(self) -> None:
+        planes = [frozenset({0, *range(40 * z + 1, 40 * z + 21)}) for z in range(3)]
+        assert are_instances(planes, num_regions=63)
+        assert not are_instances(planes, num_regions=200)  # an image has many regions of one value
+        assert not are_instances([codes - {0} for codes in planes], num_regions=63)  # without a background
+        assert not are_instances([frozenset({"#000000", *map(str, range(99))})], num_regions=99)
+
+
+@real_data
+def test_real_instance_labels_are_known() -> None:
+    for name, expected in (
+        ("dsb2018/instances.tif", True),
+        ("dsb2018/masks.tif", False),
+        ("sandstone/images.tif", False),
+    ):
+        with open_stack(REAL / name) as stack:
+            planes_yx = [stack.plane(z)[:, :, 0] for z in range(min(40, len(stack)))]
+        codes = [frozenset(np.unique(one).tolist()) for one in planes_yx]
+        num_regions = sum(int(label(one.astype(np.int64), connectivity=2).max()) for one in planes_yx)
+        assert are_instances(codes, num_regions) is expected, name
+
+
 class TestChannelsAreNoColours:
     def test_one_channel_set_at_each_pixel_is_said_to_be_one_hot(self) -> None:
         one_hot_yxc = np.eye(4, dtype=np.uint8)[np.arange(64).reshape(8, 8) % 4] * 255
@@ -308,6 +365,7 @@ class TestCodingsAreQuestioned:
     def test_a_value_per_object_is_asked_about(self) -> None:
         objects = [frozenset(range(1 + n)) for n in (6, 9, 7)]  # numbered anew in each plane
         assert "22 values in 3 planes" in instance_question(objects, num_regions=23)
+        assert not are_instances(objects, num_regions=23)  # they may be classes of a region each
         assert instance_question(objects, num_regions=60) == ""  # of a class there are several regions
         assert instance_question([frozenset({0, 1, 2})] * 3, num_regions=6) == ""  # few values: classes may be so
         assert instance_question([frozenset({"#000000", *(f"#0000{n}0" for n in range(6))})], num_regions=6) == ""

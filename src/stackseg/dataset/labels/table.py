@@ -13,12 +13,15 @@ import numpy.typing as npt
 from stackseg.dataset.labels.codes import COLOUR, RawCode, code_number, code_of, pixel_codes, raw_counts
 from stackseg.errors import DataError, ParamsError
 
-__all__ = ["IGNORE_INDEX", "MAX_CLASSES", "LabelTable", "RawCode", "raw_counts"]
+__all__ = ["IGNORED_OBJECT", "IGNORE_INDEX", "MAX_CLASSES", "LabelTable", "RawCode", "raw_counts"]
 
 IGNORE_INDEX = 255
 """Class index of pixels that neither train nor score."""
 MAX_CLASSES = 254
 """Indices 0 to 253: 255 is `IGNORE_INDEX`, 254 marks unknown pixels inside this module."""
+
+IGNORED_OBJECT = -1
+"""What stands for such pixels among the numbers of objects."""
 
 _UNKNOWN = 254
 
@@ -26,6 +29,8 @@ _UNKNOWN = 254
 @dataclass(frozen=True)
 class LabelTable:
     """Which raw codes mean which class; the index of a class is its place in `names`.
+
+    With `instances` masks number objects: whatever is not 0 is of the second class, and `raw` is not consulted.
 
     Raises
     ------
@@ -37,6 +42,7 @@ class LabelTable:
     raw: tuple[tuple[RawCode, ...], ...]
     display: tuple[str, ...]
     ignore: tuple[RawCode, ...] = ()
+    instances: bool = False
 
     def __post_init__(self) -> None:
         codes = [*chain.from_iterable(self.raw), *self.ignore]
@@ -63,6 +69,9 @@ class LabelTable:
         DataError
             A value is in no class (named with its number of pixels), or the mask is of a kind that holds no labels.
         """
+        if self.instances:
+            codes_yx, ignored_yx = self._object_codes(mask_yxc, where)
+            return np.where(ignored_yx, IGNORE_INDEX, codes_yx != 0).astype(np.uint8)
         coded_yx, is_colour = pixel_codes(mask_yxc, where)
         index_of = dict(self._indices(is_colour))
         if coded_yx.dtype.itemsize <= 2:
@@ -79,6 +88,37 @@ class LabelTable:
         if (labels_yx == _UNKNOWN).any():
             raise self._unknown(coded_yx[labels_yx == _UNKNOWN], is_colour, where)
         return labels_yx
+
+    def number_objects(self, mask_yxc: npt.NDArray[np.generic], *, where: str) -> npt.NDArray[np.int32]:
+        """Return the objects (Y, X) of a raw mask (Y, X, C) of instances, numbered from 1 in rising order of values.
+
+        0 is background, `IGNORED_OBJECT` what is to be ignored.
+
+        Raises
+        ------
+        DataError
+            The mask holds colours, or is of a kind that holds no labels.
+        """
+        codes_yx, ignored_yx = self._object_codes(mask_yxc, where)
+        codes_yx = np.where(ignored_yx, 0, codes_yx)
+        values, places_yx = np.unique(codes_yx, return_inverse=True)
+        is_object = values != 0
+        numbers = np.where(is_object, np.cumsum(is_object), 0)
+        return np.where(ignored_yx, IGNORED_OBJECT, numbers[places_yx.reshape(codes_yx.shape)]).astype(np.int32)
+
+    def _object_codes(
+        self, mask_yxc: npt.NDArray[np.generic], where: str
+    ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.bool_]]:
+        """Return the integers (Y, X) of a mask of instances, and which of its pixels are to be ignored."""
+        codes_yx, is_colour = pixel_codes(mask_yxc, where)
+        if is_colour:
+            raise DataError(
+                "colours in a mask of instances",
+                expected="an integer per object, 0 for the background",
+                where=where,
+                remedy="export the labels as integers, or set data.instances to false and name the colours",
+            )
+        return codes_yx, np.isin(codes_yx, [code for code in self.ignore if isinstance(code, int)])
 
     def _indices(self, is_colour: bool) -> Iterator[tuple[int, int]]:
         for index, codes in chain(enumerate(self.raw), ((IGNORE_INDEX, (code,)) for code in self.ignore)):
