@@ -169,8 +169,8 @@ def _require_same(study: Study, identity: Mapping[str, Any]) -> None:
     stored = study.user_attrs.get(IDENTITY, {})
     names = {"catalog": "the catalogue (data, split or intensity)", "code": "the code of stackseg"}
     names["pipelines"] = "the pipeline of augment.file"
-    # other code may know other keys, so it is named first
-    for part in ("code", "space", "objectives", "folds", "fixed", "catalog", "pipelines"):
+    # other code may know other keys of `fixed`, so it is named before them
+    for part in ("space", "objectives", "folds", "code", "fixed", "catalog", "pipelines"):
         found, expected = identity[part], stored.get(part)
         if found == expected:
             continue
