@@ -85,7 +85,11 @@ def test_added_files_keep_the_recipes_table_and_settings(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "mitochondrion" in done.stdout
     after = read_params(tmp_path / "p" / "params.yaml")
-    fitted = {"split": after.split, "train": after.train}  # the recipe leaves them as they are by default
+    fitted = {
+        "split": after.split,
+        "train": after.train,
+        "model": after.model,
+    }  # the recipe leaves them as they are by default
     assert after == before.model_copy(update=fitted)
     assert (after.split.gap, after.train.patch_size) == (0, 64)
     assert (tmp_path / "p" / "data.dvc").exists()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt
 
 from stackseg.dataset.channels import ColourPolicy, apply_colour
 from stackseg.dataset.labels.table import LabelTable
@@ -17,8 +16,6 @@ from stackseg.dataset.specimens import Specimen
 MEASURED_PLANES = 48
 """Annotated planes that are read for it, in runs of neighbours spread over the stack."""
 RUN = 6
-MEASURED_SIDE = 768
-"""Side of the window in the middle of a plane in which thickness is measured, pixels."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +28,18 @@ class Fingerprint:
         Shape of each annotated plane.
     spacing
         Median distance between neighbouring annotated planes, in planes of the stack.
-    is_stack
-        Whether the planes are pages of one file.
     exposure
         By how much the grey value of one class varies from plane to plane: standard deviation of its mean over planes
         as a share of the standard deviation of all pixels, mean over classes and channels. None for one plane.
     likeness
         Distance in planes to how much alike planes so far apart are: correlation of their details, less that of planes
         far apart, as a share of what is left to 1. 1 for copies, 0 for strangers.
-    class_shares
-        Share of the labelled pixels of each class.
-    thickness
-        Each class's typical thickness in pixels: four times the mean distance to its edge, which is right for bands.
     """
 
     shapes_yx: tuple[tuple[int, int], ...]
     spacing: int
-    is_stack: bool
     exposure: float | None
     likeness: Mapping[int, float]
-    class_shares: tuple[float, ...]
-    thickness: tuple[float | None, ...]
 
     @property
     def one_size(self) -> bool:
@@ -75,28 +63,18 @@ def measure(
     chosen = chosen_planes(labelled)
     details: dict[int, npt.NDArray[np.float32]] = {}
     moments = np.zeros((len(chosen), len(table.names), 3))
-    distances: list[list[npt.NDArray[np.float32]]] = [[] for _ in table.names]
     for row, z in enumerate(chosen):
         image_yxc = apply_colour(specimen.plane(z), colour, specimen.where(z)).astype(np.float64)
         labels_yx = specimen.labels(z, table)
         details[z] = reduce_plane(image_yxc)
         _add_moments(moments[row], image_yxc.mean(2), labels_yx)
-        window_yx = _middle(labels_yx)
-        for index, held in enumerate(distances):
-            inside_yx = window_yx == index
-            if inside_yx.any() and not inside_yx.all():
-                held.append(distance_transform_edt(inside_yx)[inside_yx].astype(np.float32))
         progress(row + 1, len(chosen))
-    pixels_c = moments[:, :, 0].sum(0)
     spacing = int(np.median(np.diff(labelled))) if len(labelled) > 1 else 1
     return Fingerprint(
         shapes_yx=tuple(specimen.shape_yx(z) for z in labelled),
         spacing=spacing,
-        is_stack=specimen.is_stack,
         exposure=_exposure(moments),
         likeness=_likeness(details),
-        class_shares=tuple(float(one) for one in pixels_c / max(1.0, pixels_c.sum())),
-        thickness=tuple(4 * float(np.concatenate(held).mean()) if held else None for held in distances),
     )
 
 
@@ -144,12 +122,3 @@ def _likeness(details: Mapping[int, npt.NDArray[np.float32]]) -> dict[int, float
     reach = max(pairs) * 2 / 3
     far = float(np.median([one for lag, held in pairs.items() if lag >= reach for one in held]))
     return {lag: (float(np.mean(held)) - far) / max(1e-6, 1 - far) for lag, held in sorted(pairs.items())}
-
-
-def _middle(labels_yx: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    rows, columns = (
-        slice(max(0, (size - MEASURED_SIDE) // 2), max(0, (size - MEASURED_SIDE) // 2) + MEASURED_SIDE)
-        for size in labels_yx.shape
-    )
-    window_yx: npt.NDArray[np.uint8] = labels_yx[rows, columns]
-    return window_yx

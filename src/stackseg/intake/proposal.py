@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackseg.intake.fingerprint import Fingerprint
+from stackseg.params.model import LITE, LITE_ENCODERS
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
 
@@ -47,7 +48,7 @@ def propose(found: Fingerprint) -> list[Proposal]:
 
     The figures behind the limits are in docs/explanation/proposals.md.
     """
-    return [*_split(found), *_intensity(found), *_training(found)]
+    return [*_split(found), *_intensity(found), *_model(), *_training(found)]
 
 
 def _split(found: Fingerprint) -> Iterator[Proposal]:
@@ -81,12 +82,19 @@ def _intensity(found: Fingerprint) -> Iterator[Proposal]:
         yield Proposal("intensity.scope", "plane", f"{figure}: each plane is standardised by itself")
 
 
+def _model() -> Iterator[Proposal]:
+    yield Proposal("model.encoder", LITE_ENCODERS[0], "quick on a CPU, and its weights come with a package")
+    yield Proposal("model.encoder_weights", LITE, "what photographs taught it need not be learned from few planes")
+
+
 def _training(found: Fingerprint) -> Iterator[Proposal]:
     defaults = TrainParams()
     smallest = min(map(min, found.shapes_yx))
     side = max(32, min(defaults.patch_size, smallest // 32 * 32))
     why = "" if side == defaults.patch_size else f": the smallest plane has {smallest} pixels"
     yield Proposal("train.patch_size", side, f"patches fit into every plane{why}")
+    yield Proposal("train.batch_size", 4, "twice the steps of a batch of 8 in the same time")
+    yield Proposal("train.lr", 0.002, "the schedule ends near 0, so it may begin high")
     per_pass = found.megapixels * 1e6 * (1 - SplitParams().validation - SplitParams().test) / side**2
     wanted = round(PASSES * per_pass / defaults.patches_per_epoch)
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, wanted))

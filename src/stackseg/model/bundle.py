@@ -22,6 +22,7 @@ from stackseg.model.devices import resolve_precision
 from stackseg.model.fuse_batchnorm import fold_normalisation
 from stackseg.model.network import NetworkSpec, build_network, size_multiple
 from stackseg.model.tiling import Tiling
+from stackseg.model.weights_file import WeightsOrigin
 from stackseg.params.inference import Tta
 
 FORMAT = 1
@@ -85,8 +86,15 @@ class InferenceSpec(Record):
         return tuple(one.name for one in self.classes)
 
 
+class ParentRecord(Record):
+    """The model that training began from: as `model.init` names it, and its digest."""
+
+    reference: str
+    digest: str
+
+
 class Lineage(Record):
-    """Where the model comes from."""
+    """Where the model comes from; encoder weights are those of a file or package, the hub's are named by the params."""
 
     stackseg_version: str
     code_digest: str
@@ -96,10 +104,12 @@ class Lineage(Record):
     catalog_digest: str
     params: dict[str, Any]
     versions: dict[str, str]
+    encoder_weights: WeightsOrigin | None = None  # bundles of older releases lack these two
+    parent: ParentRecord | None = None
 
 
 class SeenPlanes(Record):
-    """SHA-256 of the decoded pixels of the planes that shaped the model, and of those beside them."""
+    """SHA-256 of the decoded pixels of the planes that shaped the model or its parents, and of their neighbours."""
 
     training: tuple[str, ...]
     validation: tuple[str, ...]
@@ -229,6 +239,31 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
     ModelError
         Files are missing or damaged, or weights and bundle.json do not belong together.
     """
+    spec, tensors = read_bundle(folder)
+    network = build_network(spec.inference.network, encoder_weights=None)
+    load_weights(network, tensors, spec, folder)
+    if spec.inference.tile % (multiple := size_multiple(network)):
+        raise ModelError(
+            f"inference.tile is {spec.inference.tile}",
+            expected=f"a multiple of {multiple}, which {spec.inference.network.architecture} asks for",
+            where=str(folder / SPEC_FILE),
+            remedy="train or pull it again",
+        )
+    network = prepare_network(network, spec.inference, device or torch.device("cpu"))
+    device = next(network.parameters()).device
+    if resolve_precision(spec.inference.precision, device) == "bf16":
+        cast_weights(network)
+    return Bundle(spec.inference, network, spec)
+
+
+def read_bundle(folder: Path) -> tuple[BundleSpec, dict[str, torch.Tensor]]:
+    """Read bundle.json and the weights, and verify their digest.
+
+    Raises
+    ------
+    ModelError
+        Files are missing or damaged, or weights and bundle.json do not belong together.
+    """
     spec = read_spec(folder)
     path = folder / WEIGHTS_FILE
     try:
@@ -245,7 +280,17 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
             where=str(folder),
             remedy="weights or bundle.json were changed since training: train or pull them again",
         )
-    network = build_network(spec.inference.network, encoder_weights=None)
+    return spec, tensors
+
+
+def load_weights(network: torch.nn.Module, tensors: dict[str, torch.Tensor], spec: BundleSpec, folder: Path) -> None:
+    """Load a bundle's weights into a network built by its spec.
+
+    Raises
+    ------
+    ModelError
+        The installed versions build another network.
+    """
     try:
         network.load_state_dict(tensors)
     except RuntimeError:
@@ -256,18 +301,6 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
             where=str(folder),
             remedy="install those versions, or train again",
         ) from None
-    if spec.inference.tile % (multiple := size_multiple(network)):
-        raise ModelError(
-            f"inference.tile is {spec.inference.tile}",
-            expected=f"a multiple of {multiple}, which {spec.inference.network.architecture} asks for",
-            where=str(folder / SPEC_FILE),
-            remedy="train or pull it again",
-        )
-    network = prepare_network(network, spec.inference, device or torch.device("cpu"))
-    device = next(network.parameters()).device
-    if resolve_precision(spec.inference.precision, device) == "bf16":
-        cast_weights(network)
-    return Bundle(spec.inference, network, spec)
 
 
 def prepare_network(network: torch.nn.Module, inference: InferenceSpec, device: torch.device) -> torch.nn.Module:

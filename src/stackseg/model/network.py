@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from stackseg.errors import ModelError, ParamsError
 from stackseg.model.encoder_weights import encoder_weights_arguments
+from stackseg.model.weights_file import find_weights_file, load_encoder
 
 # The architectures that have dropout layers behind the encoder.
 DROPOUT_ARCHITECTURES = ("DPT", "DeepLabV3", "DeepLabV3Plus", "FPN", "PSPNet")
@@ -61,8 +62,8 @@ def build_network(spec: NetworkSpec, *, encoder_weights: str | None) -> nn.Modul
     spec
         Architecture, encoder, channels, classes, dropout.
     encoder_weights
-        Pretrained weights of the encoder, fetched if need be; None draws all weights at random and uses no network,
-        as a bundle does before it loads its own. smp adapts the first convolution to ``in_channels``.
+        Pretrained weights of the encoder: a name, fetched if need be, or a file. None draws all weights at random and
+        uses no network, as a bundle does before it loads its own. The first convolution is adapted to ``in_channels``.
 
     Raises
     ------
@@ -72,9 +73,10 @@ def build_network(spec: NetworkSpec, *, encoder_weights: str | None) -> nn.Modul
         The architecture cannot take this encoder, or pretrained weights cannot be had.
     """
     _check_names(spec)
+    file = find_weights_file(spec.encoder, encoder_weights)
     weights = (
         {"encoder_weights": None}
-        if encoder_weights is None
+        if encoder_weights is None or file is not None
         else encoder_weights_arguments(spec.encoder, encoder_weights)
     )
     try:
@@ -97,6 +99,8 @@ def build_network(spec: NetworkSpec, *, encoder_weights: str | None) -> nn.Modul
             where="model.encoder",
             remedy="choose another encoder or architecture; Unet on resnet18 is the usual start",
         ) from error
+    if file is not None:
+        load_encoder(network.encoder, spec.encoder, spec.in_channels, file)  # type: ignore[arg-type]  # a module
     _set_decoder_dropout(network, spec)
     return network
 

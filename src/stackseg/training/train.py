@@ -17,6 +17,7 @@ from stackseg.errors import ModelError
 from stackseg.model.bundle import BundleSpec
 from stackseg.model.code_digest import code_digest
 from stackseg.model.devices import resolve_precision
+from stackseg.model.weights_file import weights_origin
 from stackseg.params import Params
 from stackseg.training.augmentation import build_augmentation, check_augmentation, load_pipeline
 from stackseg.training.callbacks import Callback, EpochReport, TrainingStart
@@ -107,11 +108,13 @@ def train(
 
 def _key(params: Params, catalog: Catalog, fabric: Fabric) -> str:
     """Return what only an equal training shares: the same params, data, code and kind of machine."""
-    # params name the file only
+    # params name the files only
     pipeline = None if params.augment.file is None else load_pipeline(params.augment.file)
+    origin = weights_origin(params.model.encoder, params.model.encoder_weights)
+    files = (pipeline, None if origin is None else origin.sha256)
     precision = resolve_precision(params.train.precision, fabric.device)
     machine = (fabric.device.type, fabric.world_size, precision, torch.__version__)
-    return checkpoint_key(trained_with(params), pipeline, catalog.digest(), code_digest(), machine)
+    return checkpoint_key(trained_with(params), files, catalog.digest(), code_digest(), machine)
 
 
 class _Training:
