@@ -26,6 +26,7 @@ TRAINING = {
     ],
     "model.architecture": "Linknet",
     "model.encoder": "tu-test_resnet",
+    "model.encoder_weights": None,
     "train.epochs": 12,
     "train.patches_per_epoch": 128,
     "train.batch_size": 8,
@@ -46,6 +47,7 @@ def test_touching_discs_come_out_one_by_one(project: Path, tmp_path: Path) -> No
     def stackseg(*words: str) -> str:
         return run(project, env, "stackseg", *words)
 
+    (project / "dvc.yaml").write_text("stages: {}\n")
     images_zyx, masks_zyx = touching_discs(48)
     added = stackseg("add", written(tmp_path / "i.tif", images_zyx), written(tmp_path / "m.tif", masks_zyx))
     assert "the masks number objects" in added

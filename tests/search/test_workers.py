@@ -37,7 +37,7 @@ from stackseg.training.train import Machine
 from tiny_projects import SETTINGS, tiny_stack, write_specimen
 
 pytestmark = [
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
@@ -77,7 +77,7 @@ def trials_of(root: Path) -> list[optuna.trial.FrozenTrial]:
         storage.engine.dispose()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come about"
