@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from stackseg.errors import MachineError, ParamsError
-from stackseg.model.devices import has_bf16, pick_device, resolve_precision
+from stackseg.model.devices import hardware_name, has_bf16, pick_device, resolve_precision
 from stackseg.params.train import TrainParams
 from stackseg.training.launch import Machine, launch
 
@@ -88,3 +90,14 @@ def test_automatic_precision_is_what_the_hardware_multiplies(
     assert resolve_precision("auto", CPU) == ("bf16" if hardware else "fp32")
     assert resolve_precision("bf16", CPU) == "bf16"
     assert resolve_precision("fp32", CPU) == "fp32"
+
+
+def test_hardware_is_named_with_its_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert re.fullmatch(r"\S.*\S, 1 thread", hardware_name(CPU))
+        torch.set_num_threads(2)
+        assert hardware_name(CPU).endswith(", 2 threads")
+    finally:
+        torch.set_num_threads(before)

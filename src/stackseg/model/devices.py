@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+from pathlib import Path
 
 import torch
 
@@ -59,3 +61,18 @@ def resolve_precision(asked: str, device: torch.device) -> str:
 def num_cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hardware_name(device: torch.device) -> str:
+    """Return what a device is, for people: the GPU's name, or the processor's and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_processor_name()}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _processor_name() -> str:
+    # on Linux the platform module knows the architecture only
+    known = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", known.read_text(), re.MULTILINE) if known.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()

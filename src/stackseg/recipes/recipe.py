@@ -14,6 +14,15 @@ NAMES = ("sandstone", "nuclei", "mitochondria", "membranes")
 FOLDER = files("stackseg.recipes")
 
 
+class Original(BaseModel):
+    """How the project that a recipe follows trained: in words, and as dotted keys of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    about: str
+    params: dict[str, Any]
+
+
 class Recipe(BaseModel):
     """A known problem; `params` holds the sections of params.yaml in which it differs from the defaults."""
 
@@ -26,6 +35,7 @@ class Recipe(BaseModel):
     licence: str
     params: dict[str, dict[str, Any]] = {}
     reasons: list[str] = []
+    original: Original | None = None
 
 
 OWN = Recipe(

@@ -27,6 +27,7 @@ from stackseg.dataset.splits import Part
 from stackseg.errors import DataError, StoreError, one_line
 from stackseg.evaluation.plots import draw_curves, overlay_panel
 from stackseg.model.bundle import BundleSpec
+from stackseg.model.devices import hardware_name
 from stackseg.params import Params
 from stackseg.tracking.descriptions import data_section, describe_run, training_section
 from stackseg.tracking.keys import MAX_FILE_KEY, accepted_keys
@@ -111,6 +112,7 @@ class TrainingRun:
             {key: _param(value) for key, value in _flatten(shown)}
             | {
                 "device": start.device,
+                "hardware": hardware_name(torch.device(start.device)),
                 "precision": start.precision,
                 "num_parameters": start.num_parameters,
             }
@@ -260,6 +262,7 @@ def epoch_metrics(report: EpochReport) -> dict[str, float | None]:
         "training/pixel_accuracy": report.training_pixel_accuracy,
         "training/lr": report.lr,
         "training/patches_per_second": report.patches_per_second,
+        "training/seconds": report.seconds,
         "validation/mean_iou": report.validation_mean_iou,
         "validation/pixel_accuracy": report.validation_pixel_accuracy,
     }

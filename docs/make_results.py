@@ -1,0 +1,212 @@
+"""Write docs/results.md and its pictures from the MLflow runs of recipe projects.
+
+    python docs/make_results.py PROJECT [PROJECT …]
+
+PROJECT is a project made by `stackseg new --recipe`, in which three trainings have ended in a version: the original's
+setting, which `stackseg promote` made the champion; the recipe by `dvc repro`, which `stackseg promote` compared with
+it; and for stacks the recipe with `split.method=random`, which shows what leaks. The page says how each is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from make_pictures import PICTURES, reduce_picture
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from stackseg.evaluation.bootstrap import Interval
+from stackseg.evaluation.evaluate import Evaluation
+from stackseg.params import Params, read_params
+from stackseg.recipes.recipe import Recipe, read_recipe
+from stackseg.registry.versions import ChampionChange, RegisteredModel, read_registered_model
+from stackseg.tracking.store import open_store_to_read
+
+PAGE = Path(__file__).parent / "results.md"
+HEAD = """# Results
+
+What each recipe gives on the data at hand, written from its MLflow runs by `python docs/make_results.py`. All trainings
+start from the weights that come with the packages. The test part took no part in training or in any choice; its
+interval says how sure the score is, by [resampling](explanation/intervals.md) what is independent in it.
+
+"""
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A training whose version is registered, and its scores."""
+
+    version: str
+    run: Run
+    evaluation: Evaluation
+
+    @property
+    def split(self) -> str:
+        """Method of its split."""
+        return str(self.run.data.params["split.method"])
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of its training, without validation."""
+        epochs = MlflowClient().get_metric_history(self.run.info.run_id, "training/seconds")
+        return sum(one.value for one in epochs) / 60
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("projects", nargs="+", type=Path, metavar="PROJECT")
+    sections = [section for project in parser.parse_args().projects for section in _section(project)]
+    PAGE.write_text(HEAD + "\n".join(sections), encoding="utf-8")
+    print(f"{PAGE}: {len(sections)} lines")
+
+
+def _section(project: Path) -> Iterator[str]:
+    """Yield the lines about one project."""
+    params = read_params(project / "params.yaml")
+    recipe = read_recipe(params.project.model_name)
+    if not open_store_to_read(project):
+        raise SystemExit(f"{project}: no MLflow store; train first")
+    model = read_registered_model(params.project.model_name)
+    runs = list(_scored_runs(model))
+    mine = [one for one in runs if _is_recipes(one, params)]
+    leaky = [one for one in runs if one.split == "random" and params.split.method != "random"]
+    if not mine:
+        raise SystemExit(f"{project}: no version was trained with its params.yaml; `dvc repro`")
+    best = mine[0]
+    yield f"## {recipe.title}\n"
+    yield f"{recipe.about}\n\nData: {recipe.data}; scored on: {_data_note(project)}\n"
+    yield from _scores(best, leaky[0] if leaky else None)
+    yield from _gain(best, model.history, recipe)
+    yield from _quantities(best.evaluation, recipe.title)
+    yield from _picture(best, params.project.model_name)
+    yield from _how(best, params.project.model_name)
+
+
+def _scored_runs(model: RegisteredModel) -> Iterator[ScoredRun]:
+    for number, version in model.versions.items():
+        run = MlflowClient().get_run(version.run_id)
+        tree = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/evaluation.json")
+        yield ScoredRun(number, run, Evaluation.model_validate(tree))
+
+
+def _is_recipes(one: ScoredRun, params: Params) -> bool:
+    """Return whether a run was trained with the project's own params."""
+    own = {"model.encoder": params.model.encoder, "split.method": params.split.method}
+    own |= {"augment.preset": params.augment.preset, "train.epochs": str(params.train.epochs)}
+    return all(one.run.data.params[key] == value for key, value in own.items())
+
+
+def _data_note(project: Path) -> str:
+    specimens = sorted(one.name for one in (project / "data").iterdir() if one.is_dir())
+    return f"`data/{'`, `data/'.join(specimens)}`"
+
+
+def _scores(best: ScoredRun, leaky: ScoredRun | None) -> Iterator[str]:
+    shown = [(f"honest split ({best.split})", best)] + ([("random split", leaky)] if leaky else [])
+    yield "| | test planes | mean IoU | " + " | ".join(one.name for one in best.evaluation.scores.classes) + _more(best)
+    yield "|---|---|---|" + "---|" * (len(best.evaluation.scores.classes) + _more(best).count("|") - 1)
+    for name, one in shown:
+        scores = one.evaluation.scores
+        mean = _with_interval(one.evaluation.mean_iou, one.evaluation.mean_iou_interval)
+        cells = [name, str(scores.num_planes), mean, *(_figure(each.iou) for each in scores.classes)]
+        yield f"| {' | '.join([*cells, *_field_scores(one.evaluation)])} |"
+    yield ""
+    if leaky is not None:
+        size = (leaky.evaluation.mean_iou or 0) - (best.evaluation.mean_iou or 0)
+        yield f"A random split of the same planes would have shown {size:+.4f}: neighbours of training planes.\n"
+
+
+def _more(best: ScoredRun) -> str:
+    more = {"rand_vi": ["V_rand", "V_info"], "objects": ["F1 at IoU 0.5", "mean AP"]}
+    names = [name for key, names in more.items() if getattr(best.evaluation, key) is not None for name in names]
+    return "".join(f" | {name}" for name in names) + " |"
+
+
+def _field_scores(evaluation: Evaluation) -> list[str]:
+    found = []
+    if evaluation.rand_vi is not None:
+        found += [_figure(evaluation.rand_vi.v_rand), _figure(evaluation.rand_vi.v_info)]
+    if evaluation.objects is not None:
+        objects = evaluation.objects
+        found += [_with_interval(objects.f1["0.5"], objects.f1_interval), _figure(objects.mean_ap)]
+    return found
+
+
+def _gain(best: ScoredRun, history: tuple[ChampionChange, ...], recipe: Recipe) -> Iterator[str]:
+    """Yield what the gate measured when the recipe's version followed the original's setting."""
+    for change in history:
+        gain = change.figures.get("gain")
+        if change.to_version != best.version or gain is None:
+            continue
+        figures = change.figures
+        yield (
+            f"Against the original's setting ({recipe.original.about}) on the same planes: mean IoU "
+            f"{figures['challenger_mean_iou']:.4f} against {figures['champion_mean_iou']:.4f}, gain {gain[0]:+.4f} to "
+            f"{gain[1]:+.4f} (paired, {figures['num_units']} units: {figures['unit']}).\n"
+        )
+        return
+
+
+def _quantities(evaluation: Evaluation, title: str) -> Iterator[str]:
+    """Yield shares of the classes, and counts of objects, true and predicted."""
+    scores = evaluation.scores
+    yield "| quantity on the test part | masks | model | error |"
+    yield "|---|---|---|---|"
+    for one in scores.classes:
+        true, found = (100 * n / scores.num_pixels for n in (one.num_truth_pixels, one.num_predicted_pixels))
+        yield f"| share of {one.name} | {true:.2f} % | {found:.2f} % | {found - true:+.2f} points |"
+    if evaluation.objects is not None:
+        true, found = evaluation.objects.num_truth, evaluation.objects.num_predicted
+        yield f"| objects | {true} | {found} | {100 * (found - true) / true:+.1f} % |"
+    yield ""
+
+
+def _picture(best: ScoredRun, name: str) -> Iterator[str]:
+    uri = best.run.info.artifact_uri
+    files = [one.path for one in mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/pictures")]
+    drawn = sorted(one for one in files if Path(one).name.startswith(("median", "worst")))
+    local = mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/pictures/{Path(drawn[0]).name}")
+    reduce_picture(Path(local), PICTURES / f"results_{name}.png", 1280)
+    which = "The median plane" if Path(drawn[0]).name.startswith("median") else "The worst plane"
+    yield f"![{which} of {name}: input, masks, prediction, error](pictures/results_{name}.png)\n"
+    yield f"*{which} of the test part: input, masks, prediction, error.*\n"
+
+
+def _how(best: ScoredRun, name: str) -> Iterator[str]:
+    tags, params = best.run.data.tags, best.run.data.params
+    yield (
+        f"Trained for {params['train.epochs']} epochs in {best.minutes:.0f} minutes on {params['hardware']}; version "
+        f"{best.version}, bundle `{tags['bundle_digest'][:12]}`.\n"
+    )
+    original = read_recipe(name).original
+    changes = " ".join(f"-S '{key}={_yaml(value)}'" for key, value in original.params.items())
+    yield f"```bash\nstackseg new {name} --recipe {name} && cd {name} && stackseg fetch {name}"
+    yield f"dvc exp run {changes} && stackseg promote   # the original's setting"
+    yield "dvc repro && stackseg promote                # the recipe"
+    if best.split != "random":
+        yield "dvc exp run -S split.method=random           # what leaks"
+    yield "```\n"
+
+
+def _with_interval(value: float | None, interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{_figure(value)} (no interval: {interval.reason})"
+    return f"{_figure(value)} ({interval.low:.4f} to {interval.high:.4f})"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _yaml(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    main()
