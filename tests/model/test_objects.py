@@ -70,15 +70,26 @@ def test_a_thin_object_without_interior_is_one_and_a_speck_is_none() -> None:
     assert np.array_equal(found_yx, objects_yx == 1)
 
 
-def test_a_small_seed_joins_its_neighbour() -> None:
-    target_yx = np.zeros((20, 20), np.uint8)
-    target_yx[4:16, 4:16] = BOUNDARY
-    target_yx[5:10, 5:15] = INTERIOR
-    target_yx[13:15, 6:8] = INTERIOR
-    outputs_oyx = outputs_of(target_yx)
-    mask_yx = class_probabilities(outputs_oyx).argmax(0)
-    assert find_objects(outputs_oyx, mask_yx).max() == 1
-    assert find_objects(outputs_oyx, mask_yx, min_pixels=4).max() == 2
+def test_a_neck_divides_where_the_network_saw_no_contour() -> None:
+    y, x = np.mgrid[:40, :60]
+    discs_yx = ((y - 20) ** 2 + (x - 18) ** 2 <= 144) | ((y - 20) ** 2 + (x - 40) ** 2 <= 144)
+    outputs_oyx = outputs_of(np.where(discs_yx, INTERIOR, 0))
+    assert ndimage.label(discs_yx)[1] == 1
+    found_yx = find_objects(outputs_oyx, discs_yx)
+    assert found_yx.max() == 2
+    assert np.array_equal(np.bincount(found_yx[20, 6:53]).astype(bool), [False, True, True])
+    assert abs(int((found_yx == 1).sum()) - int((found_yx == 2).sum())) <= 12
+    # the neck is 10 pixels wide, the discs 25
+    assert find_objects(outputs_oyx, discs_yx, neck=0.9).max() == 1
+
+
+def test_a_small_basin_belongs_to_its_neighbour() -> None:
+    objects_yx = np.zeros((20, 30), np.int32)
+    objects_yx[4:16, 4:16], objects_yx[7:13, 16:22] = 1, 2
+    outputs_oyx = outputs_of(instance_target(patch_codes(objects_yx)))
+    assert find_objects(outputs_oyx, objects_yx).max() == 2
+    joined_yx = find_objects(outputs_oyx, objects_yx, min_pixels=40)
+    assert np.array_equal(joined_yx, (objects_yx > 0).astype(np.int32))
 
 
 @settings(max_examples=60, deadline=None)
