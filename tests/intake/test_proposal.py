@@ -103,7 +103,7 @@ def test_more_pixels_never_train_for_less_and_the_time_is_bounded(megapixels: fl
     side = max(32, int((megapixels * 1e6) ** 0.5))
     more = replace(CONTINUOUS, shapes_yx=((2 * side, 2 * side),))
     few = replace(CONTINUOUS, shapes_yx=((side, side),))
-    assert 15 <= proposed(few)["train.epochs"] <= proposed(more)["train.epochs"] <= 40
+    assert 30 <= proposed(few)["train.epochs"] <= proposed(more)["train.epochs"] <= 60
 
 
 def test_each_proposal_has_its_reason() -> None:

@@ -19,9 +19,9 @@ UNEQUAL_EXPOSURE = 0.15
 """Exposure from which on each plane is standardised by itself."""
 WHOLE_FIELD = 192
 """Side in pixels from which on a plane can be standardised by itself; smaller tiles hold one class or two."""
-PASSES = 16
+PASSES = 24
 """How often training sees each annotated pixel, before the limits below."""
-LEAST_EPOCHS, MOST_EPOCHS = 15, 40
+LEAST_EPOCHS, MOST_EPOCHS = 30, 60
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def _intensity(found: Fingerprint) -> Iterator[Proposal]:
 
 
 def _model() -> Iterator[Proposal]:
+    yield Proposal("model.architecture", "Linknet", "trains and predicts twice as fast as Unet on this encoder")
     yield Proposal("model.encoder", LITE_ENCODERS[0], "quick on a CPU, and its weights come with a package")
     yield Proposal("model.encoder_weights", LITE, "what photographs taught it need not be learned from few planes")
 
