@@ -37,7 +37,7 @@ class EpochReport:
 class TrainingStart:
     """What a training begins with; `checkpoint_folder` is where an interrupted one finds its notes again.
 
-    `damaged_checkpoints` is where the checkpoints of an interrupted one were put if they cannot be read. `parent` is the
+    `damaged_checkpoints` is where the checkpoints of an interrupted one were put if they cannot be read, `parent` the
     model whose weights it began with.
     """
 

@@ -93,7 +93,7 @@ def _check_make(parent: Parent, own: InferenceSpec) -> None:
         ("the number of image channels", own.num_channels, other.num_channels),
         ("model.context_slices", own.context_slices, other.context_slices),
         ("data.instances", own.instances, other.instances),
-        ("the order of data.classes", ", ".join(own.class_names), ", ".join(other.class_names)),
+        ("data.classes", ", ".join(own.class_names), ", ".join(other.class_names)),
     )
     for what, found, expected in pairs:
         if found != expected:
