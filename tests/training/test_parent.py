@@ -12,16 +12,17 @@ from safetensors.torch import load_file
 
 import stackseg.training.train as training
 from stackseg.errors import ModelError, ParamsError
-from stackseg.model.bundle import WEIGHTS_FILE, load_bundle
+from stackseg.model.bundle import WEIGHTS_FILE, SeenPlanes, load_bundle
 from stackseg.model.network import build_network
 from stackseg.registry.gate import Contender, unseen_planes
 from stackseg.training.launch import launch
 from stackseg.training.parent import Parent, check_parent, read_parent
 from stackseg.training.train import Machine, TrainingResult
-from tiny_projects import CLASSES, Project, make_tiny_project
+from tiny_projects import CLASSES, Project, make_tiny_project, tiny_stack, write_specimen
 from touching_discs import make_disc_project
 
 INIT = {"model.init": "models:/rock@champion"}
+HOLES = {"validation": ["holes/4"], "test": ["holes/9"], "unused": []}
 
 
 @pytest.fixture
@@ -169,12 +170,27 @@ def test_planes_that_the_parent_saw_are_no_measure_of_its_child(parent: Parent, 
     for explicit, words in cases:
         resplit = again.having({"split.method": "explicit", "split.explicit": {"unused": []} | explicit})
         found = told(parent, resplit)
-        assert f"models:/rock@champion (version 3) was trained on or chosen by {words}; expected " in found
-        with pytest.raises(ParamsError, match=r"was trained on or chosen by"):
+        assert f"models:/rock@champion (version 3) has seen {words}; expected " in found
+        with pytest.raises(ParamsError, match=r"version 3\) has seen"):
             resplit.train(parent=parent)
     # what the parent was chosen by may choose the child, and what it was trained on may train it
     kept = {"split.method": "explicit", "split.explicit": {"unused": [], "validation": validation, "test": test}}
     check_parent(parent, again.having(kept).params, again.having(kept).catalog)
+
+
+def test_constant_planes_are_known_to_nobody(parent: Parent, tmp_path: Path) -> None:
+    images, masks_zyx = tiny_stack()
+    images[[0, -1]] = 0
+    write_specimen(tmp_path / "data" / "holes", images, masks_zyx)
+    made = make_tiny_project(tmp_path, {**INIT, "split.method": "explicit", "split.explicit": HOLES}, seed=5)
+    seen = SeenPlanes(
+        training=tuple(one.image_sha256 for _, one in made.catalog.planes("training")), validation=(), gap=()
+    )
+    same = replace(parent, spec=parent.spec.model_copy(update={"seen": seen}))
+    assert made.catalog.planes("test")[0][1].image_sha256 in seen.training
+    check_parent(same, made.params, made.catalog)
+    earlier = made.having({"split.explicit": HOLES | {"test": ["holes/8"]}})
+    assert "has seen 1 of 1 test planes; expected " in told(same, earlier)
 
 
 def test_folds_over_planes_that_the_parent_was_trained_on_are_refused(

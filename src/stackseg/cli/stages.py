@@ -142,7 +142,8 @@ def check_init(init: str, out: Path) -> None:
             f"{init} is where this stage puts its model, and DVC removes that before the stage runs",
             expected="a model that stays",
             where="model.init",
-            remedy="copy the folder and name the copy, or name the registered version: models:/NAME@ALIAS",
+            remedy=f"`dvc checkout {out / 'model'}` brings it back: copy it and name the copy, or name the registered "
+            "version: models:/NAME@ALIAS",
         )
     require_dependency(Path("dvc.yaml"), "train", init)
 

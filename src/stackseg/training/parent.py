@@ -109,16 +109,18 @@ def _check_unseen(parent: Parent, catalog: Catalog, folds: int | None) -> None:
     """Refuse planes that would flatter the child: it is tested on what its parent has never seen, as at the gate."""
     seen = parent.spec.seen
     known = {"test": {*seen.training, *seen.validation, *seen.gap}, "validation": set(seen.training)}
-    digests = {ref: plane.image_sha256 for ref, plane in catalog.planes(*PARTS)}
-    own = {ref: plane.part for ref, plane in catalog.planes(*PARTS)}
+    planes = dict(catalog.planes(*PARTS))
+    own = {ref: plane.part for ref, plane in planes.items()}
+    # constant planes are all alike, and give nothing away
+    digests = {ref: plane.image_sha256 for ref, plane in planes.items() if not plane.constant}
     for fold, parts in enumerate([own] if folds is None else catalog.fold_parts(folds)):
-        found = Counter(part for ref, part in parts.items() if digests[ref] in known.get(part, ()))
+        found = Counter(part for ref, part in parts.items() if digests.get(ref) in known.get(part, ()))
         if found:
             sizes = Counter(parts.values())
             told = " and ".join(f"{num} of {sizes[part]} {part} planes" for part, num in sorted(found.items()))
             raise ParamsError(
-                f"{parent.record} was trained on or chosen by {told}{'' if folds is None else f' of fold {fold}'}",
-                expected="planes that it has not seen, or a score says nothing",
+                f"{parent.record} has seen {told}{'' if folds is None else f' of fold {fold}'}",
+                expected="planes that are new to it, or the scores would flatter",
                 where=WHERE,
                 remedy="keep its split and seed, name new planes by split.method: explicit, or set model.init to null",
             )
