@@ -14,6 +14,7 @@ import tifffile
 from stackseg.catalog.build import build_catalog
 from stackseg.dataset.records import Catalog
 from stackseg.params import Params
+from stackseg.training.parent import Parent
 from stackseg.training.train import Callback, Machine, TrainingResult, train
 
 CLASSES = [
@@ -97,7 +98,12 @@ class Project:
         return replace(self, folder=folder)
 
     def train(
-        self, name: str = "model", *, callbacks: tuple[Callback, ...] = (), machine: Machine | None = None
+        self,
+        name: str = "model",
+        *,
+        callbacks: tuple[Callback, ...] = (),
+        machine: Machine | None = None,
+        parent: Parent | None = None,
     ) -> TrainingResult:
         """Train into folder / name, on the CPU."""
         result = train(
@@ -106,6 +112,7 @@ class Project:
             data=self.data,
             model=self.folder / name,
             checkpoints=self.checkpoints,
+            parent=parent,
             machine=machine or Machine(device="cpu"),
             callbacks=callbacks,
         )

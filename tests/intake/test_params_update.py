@@ -12,7 +12,7 @@ from stackseg.intake.label_proposal import instance_table
 from stackseg.intake.params_update import SAMPLE_TRAINING, adapt_params
 from stackseg.intake.proposal import Proposal
 from stackseg.params import Params, read_params
-from stackseg.params.file import dotted_keys, read_tree, write_tree
+from stackseg.params.file import dotted_keys, read_tree, write_tree, write_values
 from stackseg.params.train import TrainParams
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +62,12 @@ class TestFreshData:
             changed = adapt_params(path, table, PROPOSED, fresh=True, anew=True, colour="keep")
             assert f"data.instances: {expected}" in changed
             assert label_table(read_params(path)) == table
+
+    def test_the_network_of_a_model_to_begin_with_stays(self, path: Path) -> None:
+        write_values(path, {"model.init": "models:/rock@champion"})
+        before = read_params(path).model
+        adapt(path, proposals=[Proposal("model.encoder_weights", "imagenet-lite", "why")])
+        assert read_params(path).model == before
 
     def test_an_older_file_of_classes_gets_no_new_key(self, path: Path) -> None:
         tree = read_tree(path)

@@ -88,6 +88,7 @@ class TestBadInput:
             ("split: {method: explicit}", "split: split.method is explicit, but split.explicit names no plane"),
             ("split: {explicit: {test: [a/1]}}", "split: split.explicit names planes, but split.method is not"),
             ("split: {method: explicit, explicit: {test: [a7]}}", "split.explicit.test.0 is 'a7'"),
+            ("model: {init: a, encoder_weights: imagenet}", "model: init brings the encoder's weights too"),
             ("augment: {preset: file}", 'augment: preset "file" and a file name go together'),
             ("data: {classes: [{name: a, raw: 0}]}", "data.classes.0.display: Field required"),
             ("data: {classes: [{name: a, raw: red, display: '#000000'}]}", "data.classes.0.raw is 'red'"),

@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from registry_fixtures import Registry
 from stackseg.errors import DataError
 from stackseg.evaluation.evaluate import Evaluation, evaluate
-from stackseg.model.bundle import BundleSpec, load_bundle, read_spec
+from stackseg.model.bundle import BundleSpec, ParentRecord, load_bundle, read_spec
 from stackseg.registry.description import scores_markdown
 from stackseg.registry.register import Registration, identity, register
 from stackseg.registry.versions import read_registered_model
@@ -221,6 +221,21 @@ def test_outputs_of_different_runs_are_refused(outputs: Outputs) -> None:
     with pytest.raises(DataError, match="no such file"):
         outputs.register()
     assert versions(outputs) == {}
+
+
+def test_a_version_tells_the_model_that_its_training_began_with(outputs: Outputs) -> None:
+    parent = ParentRecord(reference="models:/rock@champion", version="3", digest="ab" * 32)
+    lineage = outputs.spec.lineage.model_copy(update={"parent": parent})
+    child = replace(outputs, spec=outputs.spec.model_copy(update={"lineage": lineage}))
+    child.register()
+    version = versions(child)["1"]
+    assert {key: value for key, value in version.tags.items() if key.startswith("parent.")} == {
+        "parent.reference": "models:/rock@champion",
+        "parent.version": "3",
+        "parent.digest": "ab" * 32,
+    }
+    line = f"- Began with the weights of `models:/rock@champion (version 3)`, bundle `{'ab' * 32}`"
+    assert line in version.description.splitlines()
 
 
 def test_the_description_tells_scores_interval_split_leakage_data_commit_and_digest(outputs: Outputs) -> None:

@@ -157,7 +157,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 
 def key_of(project: Any) -> str:
     """Return the name of the folder where a training looks for its checkpoints."""
-    return training._key(project.params, project.catalog, launch(Machine("cpu"), project.params.train))
+    return training._key(project.params, project.catalog, launch(Machine("cpu"), project.params.train), None)
 
 
 @pytest.mark.parametrize("settings", DIFFERENT.values(), ids=DIFFERENT)

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from stackseg.evaluation.evaluate import Evaluation
     from stackseg.params import Params
     from stackseg.training.callbacks import ValidationPlane
+    from stackseg.training.parent import Parent
     from stackseg.training.train import EpochReport, Machine, TrainingStart
 
 PANEL = "Stages (dvc repro runs them)"
+REGISTRY = "models:/"
 
 DataFolder = Annotated[Path, typer.Argument(help="Folder of the specimens.")]
 CatalogFile = Annotated[Path, typer.Option("--catalog", help="The catalogue to read.")]
@@ -92,19 +94,24 @@ def train(
     own = find_weights_file(params.model.encoder, params.model.encoder_weights)
     if own is not None and own.package is None:
         require_dependency(Path("dvc.yaml"), "train", str(own.path))
+    if params.model.init is not None:
+        check_init(params.model.init, out)
+    described, store = read_catalog(catalog), ready_store(params)
+    parent = None if params.model.init is None else read_init(params.model.init)
     if folds is not None:
-        train_folds(params, read_catalog(catalog), data, out, folds, machine)
+        train_folds(params, described, store, data, out, folds, machine, parent)
         return
-    root, experiment_id = ready_store(params)
+    root, experiment_id = store
     with ShownTraining() as shown:
         result = train_and_log(
             params,
-            read_catalog(catalog),
+            described,
             data=data,
             out=out,
             checkpoints=checkpoints_folder(root),
             experiment_id=experiment_id,
             machine=machine,
+            parent=parent,
             callbacks=[shown],
         )
     if result is None:
@@ -117,11 +124,65 @@ def train(
     next_step("dvc repro evaluate")
 
 
-def train_folds(params: Params, catalog: Catalog, data: Path, out: Path, folds: int, machine: Machine) -> None:
-    """Train the folds one after another, logged as children of one run, and show the pooled scores."""
+def check_init(init: str, out: Path) -> None:
+    """Refuse a folder to begin from that would be gone when the stage runs, or that DVC does not watch.
+
+    Raises
+    ------
+    ParamsError
+        It is where the stage puts its own model, or is not among its dependencies.
+    """
+    from stackseg.errors import ParamsError
+    from stackseg.tracking.lineage import require_dependency
+
+    if init.startswith(REGISTRY):
+        return
+    if Path(init).resolve() == (out / "model").resolve():
+        raise ParamsError(
+            f"{init} is where this stage puts its model, and DVC removes that before the stage runs",
+            expected="a model that stays",
+            where="model.init",
+            remedy=f"`dvc checkout {out / 'model'}` brings it back: copy it and name the copy, or name the registered "
+            "version: models:/NAME@ALIAS",
+        )
+    require_dependency(Path("dvc.yaml"), "train", init)
+
+
+def read_init(init: str) -> Parent:
+    """Read the model that `model.init` names: a folder of this machine, or a version of the registry.
+
+    Raises
+    ------
+    ModelError, StoreError
+        There is none.
+    """
+    from stackseg.registry.versions import bundle_at, uri_of, version_at
+    from stackseg.training.parent import read_parent
+
+    if not init.startswith(REGISTRY):
+        return read_parent(Path(init), init)
+    version = version_at(init)
+    with bundle_at(str(version.source), uri_of(version)) as folder:
+        return read_parent(folder, init, str(version.version))
+
+
+def train_folds(
+    params: Params,
+    catalog: Catalog,
+    store: tuple[Path, str],
+    data: Path,
+    out: Path,
+    folds: int,
+    machine: Machine,
+    parent: Parent | None,
+) -> None:
+    """Train the folds one after another, logged as children of one run, and show the pooled scores.
+
+    `store` is what `ready_store` gives.
+    """
     from stackseg.tracking.cross_validation import train_all_folds
 
-    root, experiment_id = ready_store(params)
+    root, experiment_id = store
     with ShownTraining() as shown:
         pooled = train_all_folds(
             params,
@@ -132,6 +193,7 @@ def train_folds(params: Params, catalog: Catalog, data: Path, out: Path, folds: 
             checkpoints=checkpoints_folder(root),
             experiment_id=experiment_id,
             machine=machine,
+            parent=parent,
             callbacks=[shown],
             on_fold=lambda fold: say(f"fold {fold + 1} of {folds}"),
         )
@@ -232,6 +294,8 @@ class ShownTraining:
             say("all epochs of an equal training are there: its model is written again")
         elif start.first_epoch:
             say(f"going on at epoch {start.first_epoch + 1} of an interrupted training")
+        elif start.parent is not None:
+            say(f"beginning with the weights of {start.parent}, bundle {start.parent.digest[:12]}")
         say(
             f"training {start.num_parameters / 1e6:.1f} M parameters on {start.device} in {start.precision}, "
             f"{start.num_epochs} epochs of {start.steps_per_epoch} steps"

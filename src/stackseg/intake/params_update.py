@@ -69,6 +69,8 @@ def adapt_params(
         _set(tree, "data", {"instances": table.instances}, changed)
     _set(tree, "data", {"colour": colour}, changed)
     for section in dict.fromkeys(one.section for one in proposals):
+        if section == "model" and params.model.init is not None:
+            continue  # the network is that of the model to begin with
         untouched = getattr(params, section) == getattr(Params(), section)
         if anew or (fresh and untouched):
             reset = _what_the_sample_asked_for(section) if anew else {}

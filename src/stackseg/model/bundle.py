@@ -87,10 +87,14 @@ class InferenceSpec(Record):
 
 
 class ParentRecord(Record):
-    """The model that training began from: as `model.init` names it, and its digest."""
+    """The model that training began from: as `model.init` names it, the number of a registered one, and its digest."""
 
     reference: str
+    version: str | None = None
     digest: str
+
+    def __str__(self) -> str:
+        return self.reference if self.version is None else f"{self.reference} (version {self.version})"
 
 
 class Lineage(Record):
@@ -114,6 +118,14 @@ class SeenPlanes(Record):
     training: tuple[str, ...]
     validation: tuple[str, ...]
     gap: tuple[str, ...]
+
+    def joined(self, other: SeenPlanes) -> SeenPlanes:
+        """Return the planes that either has seen, each once."""
+        return SeenPlanes(
+            training=tuple(dict.fromkeys((*self.training, *other.training))),
+            validation=tuple(dict.fromkeys((*self.validation, *other.validation))),
+            gap=tuple(dict.fromkeys((*self.gap, *other.gap))),
+        )
 
 
 class ValidationScore(Record):
@@ -241,7 +253,7 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
     """
     spec, tensors = read_bundle(folder)
     network = build_network(spec.inference.network, encoder_weights=None)
-    load_weights(network, tensors, spec, folder)
+    load_weights(network, tensors, spec, str(folder))
     if spec.inference.tile % (multiple := size_multiple(network)):
         raise ModelError(
             f"inference.tile is {spec.inference.tile}",
@@ -283,7 +295,7 @@ def read_bundle(folder: Path) -> tuple[BundleSpec, dict[str, torch.Tensor]]:
     return spec, tensors
 
 
-def load_weights(network: torch.nn.Module, tensors: dict[str, torch.Tensor], spec: BundleSpec, folder: Path) -> None:
+def load_weights(network: torch.nn.Module, tensors: dict[str, torch.Tensor], spec: BundleSpec, where: str) -> None:
     """Load a bundle's weights into a network built by its spec.
 
     Raises
@@ -298,7 +310,7 @@ def load_weights(network: torch.nn.Module, tensors: dict[str, torch.Tensor], spe
         raise ModelError(
             f"its weights do not fit {spec.inference.network.architecture} as these versions build it",
             expected=" and ".join(f"{name} {spec.lineage.versions.get(name)}" for name in packages),
-            where=str(folder),
+            where=where,
             remedy="install those versions, or train again",
         ) from None
 

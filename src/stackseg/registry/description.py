@@ -10,7 +10,7 @@ from stackseg.dataset.records import Catalog
 from stackseg.evaluation.evaluate import Evaluation
 from stackseg.model.bundle import BundleSpec
 from stackseg.registry.versions import CHAMPION, ChampionChange, RegisteredModel
-from stackseg.tracking.descriptions import data_section, score_table, with_section
+from stackseg.tracking.descriptions import data_section, parent_sentence, score_table, with_section
 
 MAX_DESCRIPTION = 5000
 """Characters that MLflow's column takes."""
@@ -28,6 +28,7 @@ def scores_markdown(spec: BundleSpec, evaluation: Evaluation, catalog: Catalog) 
             f"- Network: {network.architecture} with {network.encoder}, scored on {evaluation.device} in "
             f"{evaluation.precision}",
             data_section(catalog, lineage.git_commit, dirty=lineage.git_dirty),
+            *([] if lineage.parent is None else [f"- {parent_sentence(lineage.parent)}"]),
             f"- Bundle: `{spec.digest}`",
         ]
     )

@@ -29,7 +29,16 @@ from stackseg.registry.versions import CHALLENGER, read_registered_model
 from stackseg.tracking.descriptions import describe_scores, figure
 from stackseg.tracking.keys import accepted_keys
 from stackseg.tracking.lineage import GitState, git_state, run_name
-from stackseg.tracking.run_logger import RunRecord, dataset_of, find_run, lineage_tags, log_metrics, read_run, reopened
+from stackseg.tracking.run_logger import (
+    RunRecord,
+    dataset_of,
+    find_run,
+    lineage_tags,
+    log_metrics,
+    parent_tags,
+    read_run,
+    reopened,
+)
 from stackseg.tracking.store_errors import store_lock
 
 
@@ -184,7 +193,7 @@ def version_tags(spec: BundleSpec, evaluation: Evaluation) -> dict[str, str]:
     }
     scores = {f"iou.{one.name}": figure(one.iou) for one in evaluation.scores.classes}
     keys = accepted_keys(scores)
-    return tags | {keys[name]: score for name, score in scores.items()}
+    return tags | parent_tags(spec.lineage.parent) | {keys[name]: score for name, score in scores.items()}
 
 
 def _check_belongings(spec: BundleSpec, evaluation: Evaluation, record: RunRecord, catalog: Catalog) -> None:

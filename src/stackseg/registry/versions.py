@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -104,6 +105,21 @@ def find(known: RegisteredModel, wanted: str) -> str:
         where=f"registered model {known.name}",
         remedy="`stackseg models` lists them; `stackseg promote` names a champion" if there else NONE_YET,
     )
+
+
+def version_at(uri: str) -> ModelVersion:
+    """Return the version that models:/NAME@ALIAS or models:/NAME/VERSION names.
+
+    Raises
+    ------
+    StoreError
+        It is spelled otherwise, or there is none.
+    """
+    named = re.fullmatch(r"models:/([^/@]+)[/@]([^/@]+)", uri)
+    if named is None:
+        raise StoreError("no version's address", expected="models:/NAME@ALIAS or models:/NAME/VERSION", where=uri)
+    known = read_registered_model(named[1])
+    return known.versions[find(known, named[2])]
 
 
 def uri_of(version: ModelVersion) -> str:

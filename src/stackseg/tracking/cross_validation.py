@@ -23,6 +23,7 @@ from stackseg.tracking.descriptions import describe_run, score_table
 from stackseg.tracking.lineage import git_state, run_name
 from stackseg.tracking.logged_training import train_and_log
 from stackseg.tracking.run_logger import lineage_tags, log_metrics, read_run, remove_checkpoints_of
+from stackseg.training.parent import Parent, check_parent
 from stackseg.training.train import Callback, Machine
 
 
@@ -54,6 +55,7 @@ def train_all_folds(
     checkpoints: Path,
     experiment_id: str,
     machine: Machine,
+    parent: Parent | None = None,
     callbacks: Sequence[Callback],
     on_fold: Callable[[int], None],
 ) -> PooledFolds | None:
@@ -62,13 +64,14 @@ def train_all_folds(
     Every plane outside the test part validates once, so the pooled counts cover them all. Returns None on all
     processes but the first.
     """
+    check_parent(parent, params, catalog, folds=num_folds)
     client = MlflowClient()
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-    parent = ""
+    parent_run = ""
     if is_first:
         git = git_state(Path.cwd())
         tags = lineage_tags(git) | {MLFLOW_RUN_NAME: f"{num_folds} folds · {run_name(params.model, git)}"}
-        parent = client.create_run(experiment_id, tags=tags).info.run_id
+        parent_run = client.create_run(experiment_id, tags=tags).info.run_id
     counted: list[PlaneCounts] = []
     results: list[FoldResult] = []
     device = precision = ""
@@ -85,8 +88,9 @@ def train_all_folds(
                 checkpoints=checkpoints,
                 experiment_id=experiment_id,
                 machine=machine,
+                parent=parent,
                 callbacks=callbacks,
-                tags={MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: f"fold {fold}", "fold": str(fold)},
+                tags={MLFLOW_PARENT_RUN_ID: parent_run, MLFLOW_RUN_NAME: f"fold {fold}", "fold": str(fold)},
             )
             if result is None:
                 continue
@@ -98,7 +102,7 @@ def train_all_folds(
             device, precision = result.spec.validation.device, result.spec.validation.precision
     except BaseException:
         if is_first:
-            client.set_terminated(parent, "FAILED")
+            client.set_terminated(parent_run, "FAILED")
         raise
     if not counted:
         return None
@@ -113,9 +117,9 @@ def train_all_folds(
         seed=params.seed,
     )
     (out / "evaluation.json").write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    log_metrics(parent, {f"pooled_{key}": value for key, value in score_metrics(evaluation).items()})
-    describe_run(parent, f"Validation scores pooled over {num_folds} folds", score_table(evaluation))
-    client.set_terminated(parent)
+    log_metrics(parent_run, {f"pooled_{key}": value for key, value in score_metrics(evaluation).items()})
+    describe_run(parent_run, f"Validation scores pooled over {num_folds} folds", score_table(evaluation))
+    client.set_terminated(parent_run)
     for fold in range(num_folds):
         remove_checkpoints_of(read_run(out / str(fold) / "run.json").run_id, checkpoints)
     return PooledFolds(tuple(results), evaluation)

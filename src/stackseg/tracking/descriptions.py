@@ -9,7 +9,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stackseg.dataset.records import Catalog
 from stackseg.evaluation.evaluate import Evaluation
-from stackseg.model.bundle import BundleSpec
+from stackseg.model.bundle import BundleSpec, ParentRecord
 
 # MLflow cuts a description at 8,000 characters
 MAX_CLASSES = 50
@@ -53,11 +53,17 @@ def data_section(catalog: Catalog, commit: str | None, *, dirty: bool | None) ->
 
 def training_section(spec: BundleSpec, num_epochs: int) -> str:
     """Return what a training came to."""
+    beginning = "" if spec.lineage.parent is None else f"\n\n{parent_sentence(spec.lineage.parent)}"
     return (
         f"Best epoch {spec.validation.epoch + 1} of {num_epochs}: mean IoU **{figure(spec.validation.mean_iou)}** on "
         "the whole planes of the validation part. At each validation, the images show input, truth, prediction and "
-        "error (red) of the same planes."
+        f"error (red) of the same planes.{beginning}"
     )
+
+
+def parent_sentence(parent: ParentRecord) -> str:
+    """Return which model a training began with."""
+    return f"Began with the weights of `{parent}`, bundle `{parent.digest}`"
 
 
 def score_table(evaluation: Evaluation, *, max_classes: int = MAX_CLASSES) -> str:

@@ -12,6 +12,7 @@ from stackseg.tracking.lineage import git_state
 from stackseg.tracking.run_logger import TrainingRun, write_run
 from stackseg.training.callbacks import TrainingStopped
 from stackseg.training.export import write_history
+from stackseg.training.parent import Parent
 from stackseg.training.train import Callback, Machine, TrainingResult, train
 
 
@@ -24,13 +25,15 @@ def train_and_log(
     checkpoints: Path,
     experiment_id: str,
     machine: Machine,
+    parent: Parent | None = None,
     callbacks: Sequence[Callback] = (),
     tags: dict[str, str] | None = None,
     images: bool = True,
 ) -> TrainingResult | None:
     """Train, log to one MLflow run, and write model/, run.json and history.csv into `out`.
 
-    `tags` and `images` are those of `TrainingRun`. Returns None on all processes but the first.
+    `parent` is that of `train`, `tags` and `images` are those of `TrainingRun`. Returns None on all processes but the
+    first.
     """
     require_writable(out, checkpoints)
     git = git_state(Path.cwd())
@@ -42,6 +45,7 @@ def train_and_log(
             data=data,
             model=out / "model",
             checkpoints=checkpoints,
+            parent=parent,
             git=(git.commit, git.dirty),
             machine=machine,
             callbacks=[run, *callbacks],

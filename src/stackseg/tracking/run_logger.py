@@ -26,7 +26,7 @@ from stackseg.dataset.records import Catalog
 from stackseg.dataset.splits import Part
 from stackseg.errors import DataError, StoreError, one_line
 from stackseg.evaluation.plots import draw_curves, overlay_panel
-from stackseg.model.bundle import BundleSpec
+from stackseg.model.bundle import BundleSpec, ParentRecord
 from stackseg.model.devices import hardware_name
 from stackseg.params import Params
 from stackseg.tracking.descriptions import data_section, describe_run, training_section
@@ -176,14 +176,18 @@ class TrainingRun:
             self.on_epoch(report)
 
     def _tags(self, start: TrainingStart) -> dict[str, str]:
-        return lineage_tags(self._git) | {
-            "data_md5": self._catalog.data_md5,
-            "catalog_digest": self._catalog.digest(),
-            "split": self._catalog.split.method,
-            "device": start.device,
-            MLFLOW_RUN_NAME: run_name(self._params.model, self._git),
-            **self._more_tags,
-        }
+        return (
+            lineage_tags(self._git)
+            | parent_tags(start.parent)
+            | {
+                "data_md5": self._catalog.data_md5,
+                "catalog_digest": self._catalog.digest(),
+                "split": self._catalog.split.method,
+                "device": start.device,
+                MLFLOW_RUN_NAME: run_name(self._params.model, self._git),
+                **self._more_tags,
+            }
+        )
 
 
 def lineage_tags(git: GitState) -> dict[str, str]:
@@ -194,6 +198,14 @@ def lineage_tags(git: GitState) -> dict[str, str]:
         # MLflow's own page shows these
         tags |= {"mlflow.source.git.commit": git.commit}
     return tags
+
+
+def parent_tags(parent: ParentRecord | None) -> dict[str, str]:
+    """Return as tags the model that a training began with, or none of them."""
+    if parent is None:
+        return {}
+    tags = {"parent.reference": parent.reference, "parent.digest": parent.digest}
+    return tags if parent.version is None else tags | {"parent.version": parent.version}
 
 
 def find_run(run_id: str) -> Any | None:

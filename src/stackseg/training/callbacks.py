@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from stackseg.model.bundle import ParentRecord
+
 
 @dataclass(frozen=True)
 class EpochReport:
@@ -35,7 +37,8 @@ class EpochReport:
 class TrainingStart:
     """What a training begins with; `checkpoint_folder` is where an interrupted one finds its notes again.
 
-    `damaged_checkpoints` is where the checkpoints of an interrupted one were put if they cannot be read.
+    `damaged_checkpoints` is where the checkpoints of an interrupted one were put if they cannot be read, `parent` the
+    model whose weights it began with.
     """
 
     num_epochs: int
@@ -47,6 +50,7 @@ class TrainingStart:
     checkpoint_folder: Path
     history: tuple[EpochReport, ...]
     damaged_checkpoints: Path | None = None
+    parent: ParentRecord | None = None
 
 
 class TrainingStopped(Exception):  # noqa: N818  # no error

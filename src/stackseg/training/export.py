@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from stackseg.model.network import NetworkSpec
 from stackseg.model.weights_file import weights_origin
 from stackseg.params import Params
 from stackseg.training.callbacks import EpochReport
+
+if TYPE_CHECKING:
+    from stackseg.training.parent import Parent
 
 PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "lightning", "numpy", "tifffile")
 
@@ -65,6 +68,7 @@ def bundle_training(
     catalog: Catalog,
     git: tuple[str | None, bool | None],
     device: torch.device,
+    parent: Parent | None = None,
 ) -> BundleSpec:
     """Save the bundle of a training's best epoch.
 
@@ -78,7 +82,14 @@ def bundle_training(
         Where it comes from.
     device
         On which it was validated.
+    parent
+        The model that it began with: what that has seen, it has seen.
     """
+    seen = SeenPlanes(
+        training=_image_digests(catalog, "training"),
+        validation=_image_digests(catalog, "validation"),
+        gap=_image_digests(catalog, "gap"),
+    )
     return save_bundle(
         folder,
         inference,
@@ -91,11 +102,7 @@ def bundle_training(
             precision=resolve_precision(inference.precision, device),
             device=device.type,
         ),
-        seen=SeenPlanes(
-            training=_image_digests(catalog, "training"),
-            validation=_image_digests(catalog, "validation"),
-            gap=_image_digests(catalog, "gap"),
-        ),
+        seen=seen if parent is None else seen.joined(parent.spec.seen),
         profile=catalog.profile,
         lineage=Lineage(
             stackseg_version=version("stackseg"),
@@ -107,6 +114,7 @@ def bundle_training(
             encoder_weights=weights_origin(params.model.encoder, params.model.encoder_weights),
             params=trained_with(params),
             versions={name: version(name) for name in PACKAGES},
+            parent=None if parent is None else parent.record,
         ),
     )
 

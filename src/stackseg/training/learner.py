@@ -17,6 +17,7 @@ from stackseg.model.network import build_network, check_forward
 from stackseg.params import Params
 from stackseg.training.losses import training_loss
 from stackseg.training.optim import Schedule, build_average, build_optimizer
+from stackseg.training.parent import Parent
 
 
 class Learner:
@@ -34,6 +35,8 @@ class Learner:
         Device, precision and processes.
     num_steps
         Steps of the whole training, for the schedule.
+    parent
+        The model whose weights it begins with.
 
     Raises
     ------
@@ -42,7 +45,13 @@ class Learner:
     """
 
     def __init__(
-        self, params: Params, catalog: Catalog, inference: InferenceSpec, fabric: Fabric, num_steps: int
+        self,
+        params: Params,
+        catalog: Catalog,
+        inference: InferenceSpec,
+        fabric: Fabric,
+        num_steps: int,
+        parent: Parent | None,
     ) -> None:
         options = params.train
         self._fabric = fabric
@@ -50,6 +59,8 @@ class Learner:
         self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
         torch.manual_seed(params.seed)
         network = build_network(inference.network, encoder_weights=params.model.encoder_weights)
+        if parent is not None:
+            parent.load_into(network)
         _check_sizes(network, catalog, inference, options.patch_size, options.batch_size // fabric.world_size)
         if fabric.world_size > 1:
             network = _with_common_normalisation(network, fabric)

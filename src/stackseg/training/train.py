@@ -25,6 +25,7 @@ from stackseg.training.checkpoints import Checkpoints, checkpoint_key
 from stackseg.training.export import bundle_training, inference_spec, trained_with
 from stackseg.training.launch import Machine, launch
 from stackseg.training.learner import Learner
+from stackseg.training.parent import Parent, check_parent
 from stackseg.training.patches import EpochSampler, PatchDataset, PatchPlan, patch_loader
 from stackseg.training.validation import Validation, sum_over_processes
 
@@ -46,6 +47,7 @@ def train(
     data: Path,
     model: Path,
     checkpoints: Path,
+    parent: Parent | None = None,
     git: tuple[str | None, bool | None] = (None, None),
     machine: Machine = Machine(),  # noqa: B008  # it is frozen
     callbacks: Sequence[Callback] = (),
@@ -65,6 +67,8 @@ def train(
     checkpoints
         Folder of the checkpoints; an equal training that was interrupted goes on from there. They stay when training
         has ended: until its outputs are recorded, a kill must not cost all of it.
+    parent
+        The model that `model.init` names, from `read_parent`; None where that is null.
     git
         Commit and whether the tree is dirty, for the lineage.
     machine
@@ -83,10 +87,11 @@ def train(
         What was asked for cannot be done, or an equal training is running.
     """
     catalog.require_test_apart(params.model.context_slices)
+    check_parent(parent, params, catalog)
     fabric = launch(machine, params.train)
-    kept = Checkpoints(checkpoints, _key(params, catalog, fabric))
+    kept = Checkpoints(checkpoints, _key(params, catalog, fabric, parent))
     with kept.held() if fabric.is_global_zero else nullcontext():
-        training = _Training(params, catalog, data, kept, fabric, machine)
+        training = _Training(params, catalog, data, kept, fabric, machine, parent)
         training.run(callbacks if fabric.is_global_zero else ())
         if not fabric.is_global_zero:
             return None
@@ -102,16 +107,17 @@ def train(
             catalog=catalog,
             git=git,
             device=fabric.device,
+            parent=parent,
         )
     return TrainingResult(spec, tuple(training.history))
 
 
-def _key(params: Params, catalog: Catalog, fabric: Fabric) -> str:
-    """Return what only an equal training shares: the same params, data, code and kind of machine."""
-    # params name the files only
+def _key(params: Params, catalog: Catalog, fabric: Fabric, parent: Parent | None) -> str:
+    """Return what only an equal training shares: the same params, data, first weights, code and kind of machine."""
+    # params name the files and the parent only
     pipeline = None if params.augment.file is None else load_pipeline(params.augment.file)
     origin = weights_origin(params.model.encoder, params.model.encoder_weights)
-    files = (pipeline, None if origin is None else origin.sha256)
+    files = (pipeline, None if origin is None else origin.sha256, None if parent is None else parent.record.digest)
     precision = resolve_precision(params.train.precision, fabric.device)
     machine = (fabric.device.type, fabric.world_size, precision, torch.__version__)
     return checkpoint_key(trained_with(params), files, catalog.digest(), code_digest(), machine)
@@ -121,17 +127,25 @@ class _Training:
     """The loop of one training, on one process."""
 
     def __init__(
-        self, params: Params, catalog: Catalog, data: Path, checkpoints: Checkpoints, fabric: Fabric, machine: Machine
+        self,
+        params: Params,
+        catalog: Catalog,
+        data: Path,
+        checkpoints: Checkpoints,
+        fabric: Fabric,
+        machine: Machine,
+        parent: Parent | None,
     ) -> None:
         options = params.train
         inference = inference_spec(params, catalog)
         self._params = params
+        self._parent = None if parent is None else parent.record
         self._checkpoints = checkpoints
         self._fabric = fabric
         self._sampler = EpochSampler(
             options.patches_per_epoch, options.batch_size, rank=fabric.global_rank, num_processes=fabric.world_size
         )
-        self._learner = Learner(params, catalog, inference, fabric, options.epochs * len(self._sampler))
+        self._learner = Learner(params, catalog, inference, fabric, options.epochs * len(self._sampler), parent)
         augmentation = build_augmentation(params.augment.preset, file=params.augment.file)
         # said here rather than in a loader process in mid-training
         check_augmentation(augmentation, (options.patch_size, options.patch_size, inference.network.in_channels))
@@ -164,6 +178,7 @@ class _Training:
             checkpoint_folder=self._checkpoints.folder,
             history=tuple(self.history),
             damaged_checkpoints=set_aside,
+            parent=self._parent,
         )
         for one in callbacks:
             one.on_start(start)

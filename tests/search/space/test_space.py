@@ -98,6 +98,15 @@ class TestRefusals:
     def test_an_empty_one(self) -> None:
         assert message({}).startswith("search.space: nothing to search; expected ")
 
+    @pytest.mark.parametrize("where", ["params", "space"])
+    def test_the_weights_of_another_model(self, where: str) -> None:
+        entries: dict[str, Any] = {"train.lr": [0.001, 0.01]}
+        if where == "params":
+            found = message(entries, model__init="models:/rock@champion", model__encoder_weights=None)
+        else:
+            found = message(entries | {"model.init": [None, "models:/rock@champion"]})
+        assert found.startswith("model.init: a search begins each of its trials without the weights of another model")
+
     @pytest.mark.parametrize(
         ("entries", "key", "nearest"),
         [

@@ -23,10 +23,17 @@ def read_space(params: Params) -> Space:
     Raises
     ------
     ParamsError
-        It is empty, a key is unknown, decides on the data or is part of another, a value does not fit, conditions form
-        a circle or cannot be met, or the present params lie outside of it.
+        `model.init` is set or varied, the space is empty, a key is unknown, decides on the data or is part of another,
+        a value does not fit, conditions form a circle or cannot be met, or the present params lie outside of it.
     """
     entries = params.search.space
+    if params.model.init is not None or "model.init" in entries:
+        raise ParamsError(
+            "a search begins each of its trials without the weights of another model",
+            expected="model.init: null, and not among the keys of search.space",
+            where="model.init",
+            remedy="search without them; then set it, and `dvc repro` trains with the params that were found",
+        )
     if not entries:
         raise ParamsError(
             "nothing to search",
