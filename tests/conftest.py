@@ -16,6 +16,7 @@ from stackseg.intake.sample import SAMPLE_CLASSES
 from stackseg.params.file import read_tree, write_tree
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
+from verbs import own_store
 
 pytest_plugins = ("network_fixtures", "registry_fixtures")
 
@@ -25,11 +26,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _no_tracking_store_is_left() -> Iterator[None]:
-    """MLflow keeps its address in the process and in the environment: the next test must not inherit it."""
-    yield
-    if mlflow := sys.modules.get("mlflow"):
-        mlflow.set_tracking_uri(None)
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with own_store():
+        yield
 
 
 @pytest.fixture(scope="session")
