@@ -59,24 +59,3 @@ def project(project_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     return root
-
-
-# what the stages of the repository's dvc.yaml call, without the folders of its source
-PIPELINE = """
-stages:
-  catalog: {cmd: stackseg catalog, deps: [data], outs: [outputs/catalog.json]}
-  train: {cmd: stackseg train, deps: [outputs/catalog.json], outs: [outputs/model, outputs/run.json]}
-  evaluate: {cmd: stackseg evaluate, deps: [outputs/model], outs: [outputs/evaluation.json]}
-"""
-
-
-@pytest.fixture
-def tiny_pipeline(project: Path) -> Path:
-    """Return a project of one tiny stack and the stages, the working directory."""
-    from stackseg.params import Params
-    from tiny_projects import SETTINGS, tiny_stack, write_specimen  # torch, which few tests need
-
-    write_specimen(project / "data" / "rock", *tiny_stack())
-    write_tree(project / "params.yaml", Params().override(SETTINGS).model_dump(mode="json"))
-    (project / "dvc.yaml").write_text(PIPELINE)
-    return project

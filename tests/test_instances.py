@@ -21,11 +21,7 @@ from stackseg.serving.request import Limits
 from touching_discs import touching_discs
 from verbs import verb
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),  # MLflow's own
-]
+pytestmark = pytest.mark.slow
 
 TRAINING = {
     "data.classes": [

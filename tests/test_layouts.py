@@ -36,9 +36,6 @@ from stackseg.serving.request import Limits
 from stackseg.tracking.run_logger import read_run
 from verbs import verb
 
-# MLflow asks SQLAlchemy for it
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 LAYOUTS = sorted((Path(__file__).parent / "layouts").glob("*.tar.xz"))
 
 
@@ -101,7 +98,6 @@ def test_a_study_of_other_code_is_refused_in_one_line(old: Path) -> None:
         CliRunner().invoke(app, ["search", "--trials", "3", "--resume"], catch_exceptions=False)
 
 
-@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # MLflow's own
 def test_the_old_version_is_served(old: Path) -> None:
     from stackseg.serving.app import load_model
 

@@ -35,11 +35,7 @@ from verbs import verb
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),  # MLflow's own
-]
+pytestmark = pytest.mark.slow
 
 SMALL = {
     "train.epochs": 4,

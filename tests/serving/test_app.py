@@ -22,9 +22,6 @@ from stackseg.errors import DataError
 from stackseg.serving.request import Limits
 from tiny_projects import tiny_stack
 
-# MLflow's own, on being imported
-pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
-
 PLANE = tiny_stack(1, seed=5)[0][0]
 LARGE = tiff(np.tile(PLANE, (50, 42)), compression="zlib")
 """A plane of 2000 × 2016 pixels, whose windows take seconds."""

@@ -27,11 +27,7 @@ from stackseg.tracking.store import open_store_to_read
 from tiny_projects import tiny_stack
 from verbs import inside, verb
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),  # MLflow's own
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,7 @@ from served_projects import BIN, environment, fill_registry, serving, tiff
 from tiny_projects import tiny_stack
 from verbs import verb
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),  # MLflow's own
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from stackseg.dataset.records import read_catalog, write_catalog
 from stackseg.evaluation.evaluate import evaluate
 from stackseg.model.bundle import load_bundle
 from stackseg.params.file import read_params, write_tree
+from verbs import verb
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,7 @@ def test_two_processes_train_as_one(make_project: Any, tmp_path: Path) -> None:
     one = prepare(tmp_path / "one", make_project)
     two = tmp_path / "two"
     shutil.copytree(one, two)
-    trained(one, 1)
+    verb(one, "train")
     said = trained(two, 2, "--workers", "1")
 
     alone, together = history(one), history(two)
