@@ -37,9 +37,6 @@ from stackseg.training.train import Machine
 from tiny_projects import SETTINGS, tiny_stack, write_specimen
 from verbs import verb
 
-pytestmark = [
-    pytest.mark.timeout(600),
-]
 ROOT = Path(__file__).parents[2]
 SEARCH = {"space": SPACE, "sampler": {"name": "random", "arguments": {}}}
 # it takes minutes: long enough to be interrupted in

@@ -80,26 +80,29 @@ def train(
     An interrupted training goes on at its last epoch when the same command runs again.
     """
     from stackseg.dataset.records import read_catalog
+
+    params, described = load_params(), read_catalog(catalog)
+
+    # torch and the rest take seconds: a file that is not there is told before
     from stackseg.model.weights_file import find_weights_file
     from stackseg.tracking.lineage import require_dependency
     from stackseg.tracking.logged_training import train_and_log
     from stackseg.training.train import Machine
 
     machine = Machine(device=device, num_processes=processes, num_workers=workers)
-    params = load_params()
     if params.augment.file is not None:
         require_dependency(Path("dvc.yaml"), "train", params.augment.file)
     own = find_weights_file(params.model.encoder, params.model.encoder_weights)
     if own is not None and own.package is None:
         require_dependency(Path("dvc.yaml"), "train", str(own.path))
     if folds is not None:
-        train_folds(params, read_catalog(catalog), data, out, folds, machine)
+        train_folds(params, described, data, out, folds, machine)
         return
     root, experiment_id = ready_store(params)
     with ShownTraining() as shown:
         result = train_and_log(
             params,
-            read_catalog(catalog),
+            described,
             data=data,
             out=out,
             checkpoints=checkpoints_folder(root),
