@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,13 @@ def database() -> Iterator[str]:
         yield url
 
 
+def close_connections() -> None:
+    """Close what engines keep open, as the end of a process would; psycopg warns of what is left to the collector."""
+    for one in gc.get_objects():
+        if type(one) is sqlalchemy.Engine:
+            one.dispose()
+
+
 @pytest.fixture
 def stackseg(project: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Return a function that runs a verb with the stores at two addresses; it returns all that reaches the terminal."""
@@ -41,6 +49,7 @@ def stackseg(project: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., 
             there.setenv("STACKSEG_STORAGE", studies)
             with pytest.raises(SystemExit) as ended:
                 run()
+        close_connections()
         said = "".join(capfd.readouterr())
         assert (ended.value.code in (None, 0)) == ok, said
         return said

@@ -200,6 +200,9 @@ class Hub(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self) -> None:
+        if "/resolve/" not in self.path:  # what else the client wants to know of its hub
+            self.send_error(404)
+            return
         self.asked.append(self.path)
         owner, name, _, revision, filename = self.path.strip("/").split("/")
         path = self.folder / owner / name / filename
