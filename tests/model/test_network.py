@@ -305,7 +305,7 @@ def test_a_hub_out_of_reach_is_said_within_seconds(use_hub: Callable[[str], None
             for encoder in ("resnet18", "tu-resnet18"):
                 start = time.monotonic()
                 said = refusal_of(encoder)
-                assert time.monotonic() - start < 10
+                assert time.monotonic() - start < 15
                 assert said.startswith("model.encoder_weights: the pretrained weights")
                 assert f"{endpoint} does not" in said
                 assert "Set encoder_weights to null" in said

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import requests
 import tifffile
+import torch
 
 from databases import free_port, postgresql
-from served_projects import BIN, environment, fill_registry, serving, tiff
+from served_projects import BIN, answering, environment, fill_registry, tiff
+from stackseg.cli.predict import bundle_folder
+from stackseg.serving.request import Limits
 from tiny_projects import tiny_stack
-from verbs import verb
+from verbs import inside, verb
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +63,8 @@ def tracking(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_register_promote_predict_and_serve_through_a_server(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from stackseg.serving.app import load_model
+
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     root = tmp_path / "project"
     fill_registry(root)
@@ -71,8 +76,10 @@ def test_register_promote_predict_and_serve_through_a_server(
     verb(root, "promote", "--force", "--reason", "through a server")
     verb(root, "predict", "image.tif", "second.tif")
     assert (tifffile.imread(root / "first.tif") != tifffile.imread(root / "second.tif")).any()
-    with serving(root, environment(MLFLOW_TRACKING_URI=tracking)) as served:
-        verb(root, "segment-remote", served.url, "image.tif", "remote.tif")
+    with inside(root), bundle_folder("champion") as folder:
+        model = load_model(folder, torch.device("cpu"), 64)
+    with answering(model, Limits(64, 60)) as (url, _):
+        verb(root, "segment-remote", url, "image.tif", "remote.tif")
     np.testing.assert_array_equal(tifffile.imread(root / "remote.tif"), tifffile.imread(root / "second.tif"))
     verb(root, "rollback")
     said = verb(root, "models", "--history", "--json")
