@@ -16,6 +16,7 @@ from stackseg.intake.sample import SAMPLE_CLASSES
 from stackseg.params.file import read_tree, write_tree
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
+from verbs import own_store
 
 pytest_plugins = ("network_fixtures", "registry_fixtures")
 
@@ -25,11 +26,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _no_tracking_store_is_left() -> Iterator[None]:
-    """MLflow keeps its address in the process and in the environment: the next test must not inherit it."""
-    yield
-    if mlflow := sys.modules.get("mlflow"):
-        mlflow.set_tracking_uri(None)
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with own_store():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -61,24 +59,3 @@ def project(project_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     return root
-
-
-# what the stages of the repository's dvc.yaml call, without the folders of its source
-PIPELINE = """
-stages:
-  catalog: {cmd: stackseg catalog, deps: [data], outs: [outputs/catalog.json]}
-  train: {cmd: stackseg train, deps: [outputs/catalog.json], outs: [outputs/model, outputs/run.json]}
-  evaluate: {cmd: stackseg evaluate, deps: [outputs/model], outs: [outputs/evaluation.json]}
-"""
-
-
-@pytest.fixture
-def tiny_pipeline(project: Path) -> Path:
-    """Return a project of one tiny stack and the stages, the working directory."""
-    from stackseg.params import Params
-    from tiny_projects import SETTINGS, tiny_stack, write_specimen  # torch, which few tests need
-
-    write_specimen(project / "data" / "rock", *tiny_stack())
-    write_tree(project / "params.yaml", Params().override(SETTINGS).model_dump(mode="json"))
-    (project / "dvc.yaml").write_text(PIPELINE)
-    return project

@@ -6,8 +6,10 @@ import base64
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,30 +21,17 @@ import numpy as np
 import psutil
 import requests
 import tifffile
+import uvicorn
 
+from stackseg.model.bundle import read_spec
+from stackseg.serving.request import Limits
+from stackseg.tracking.store import prepare_store
 from tiny_projects import make_tiny_project
+from verbs import inside
 
 BIN = Path(sys.executable).parent
 NAME = "stackseg"
 READY = "next: stackseg segment-remote "
-
-REGISTER = f"""
-import mlflow
-from pathlib import Path
-from mlflow.tracking import MlflowClient
-from stackseg.model.bundle import read_spec
-from stackseg.tracking.store import prepare_store
-from stackseg.serving.packaging import log_bundle
-ready = prepare_store(Path.cwd(), experiment="stackseg")
-client = MlflowClient()
-client.create_registered_model("{NAME}")
-for name in ("model", "model2"):
-    with mlflow.start_run(experiment_id=ready.experiment_id):
-        info = log_bundle(Path(name), read_spec(Path(name)))
-    client.create_model_version("{NAME}", f"models:/{{info.model_id}}", model_id=info.model_id)
-client.set_registered_model_alias("{NAME}", "champion", "1")
-client.set_registered_model_alias("{NAME}", "challenger", "2")
-"""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -51,15 +40,29 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"STACKSEG_DEVICE": "cpu", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"} | more
 
 
-def fill_registry(root: Path, env: dict[str, str]) -> None:
+def fill_registry(root: Path) -> None:
     """Train two tiny models in a folder and register them: version 1 is champion, version 2 challenger."""
+    import mlflow
+    from mlflow.tracking import MlflowClient
+
+    from stackseg.serving.packaging import log_bundle
+
     for seed, name in ((1, "model"), (2, "model2")):
         make_tiny_project(root, {"seed": seed, "model.context_slices": 1, "split.gap": 1, "train.epochs": 2}).train(
             name
         )
     (root / "params.yaml").write_text("format: 1\n")
     (root / "dvc.yaml").write_text("stages: {}\n")
-    subprocess.run([sys.executable, "-c", REGISTER], cwd=root, env=env, check=True)
+    with inside(root):
+        ready = prepare_store(root, experiment="stackseg")
+        client = MlflowClient()
+        client.create_registered_model(NAME)
+        for name in ("model", "model2"):
+            with mlflow.start_run(experiment_id=ready.experiment_id):
+                info = log_bundle(Path(name), read_spec(Path(name)))
+            client.create_model_version(NAME, f"models:/{info.model_id}", model_id=info.model_id)
+        client.set_registered_model_alias(NAME, "champion", "1")
+        client.set_registered_model_alias(NAME, "challenger", "2")
 
 
 def run(root: Path, env: dict[str, str], *command: str, ok: bool = True) -> str:
@@ -100,7 +103,7 @@ def serving(root: Path, env: dict[str, str], *options: str) -> Iterator[Served]:
         command = [str(BIN / "stackseg"), "serve", "--port", "0", *options]
         server = subprocess.Popen(command, cwd=root, env=env, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while READY not in (said := path.read_text()):
             assert server.poll() is None, said
             assert time.monotonic() < deadline, said
@@ -108,7 +111,25 @@ def serving(root: Path, env: dict[str, str], *options: str) -> Iterator[Served]:
         yield Served(root, said.partition(READY)[2].split()[0], psutil.Process(server.pid), env)
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) in (0, 130)
+        assert server.wait(300) in (0, 130)
+
+
+@contextmanager
+def answering(model: Any, limits: Limits) -> Iterator[tuple[str, Any]]:
+    """Answer requests in a thread, as serve does; yields the address and what counts the requests under way."""
+    from stackseg.serving.app import Cores, ScoringApp
+
+    cores = Cores(2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        app = ScoringApp(model, cores, limits).asgi()
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield "http://{}:{}".format(*listener.getsockname()), cores
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def request(image: bytes, **params: Any) -> dict[str, Any]:

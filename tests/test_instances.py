@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 
-from served_projects import environment, run, serving
+from served_projects import answering
 from stackseg.dataset.files.stack import open_stack
 from stackseg.evaluation.object_scores import f1_at_half, object_counts
 from stackseg.params.file import read_params, write_values
+from stackseg.serving.request import Limits
 from touching_discs import touching_discs
+from verbs import verb
 
 pytestmark = pytest.mark.slow
 
@@ -42,11 +46,9 @@ def written(path: Path, stack: Any) -> str:
 
 
 def test_touching_discs_come_out_one_by_one(project: Path, tmp_path: Path) -> None:
-    env = environment(DVC_NO_ANALYTICS="1", DVC_SITE_CACHE_DIR=str(tmp_path / "site"))
+    from stackseg.serving.app import load_model
 
-    def stackseg(*words: str) -> str:
-        return run(project, env, "stackseg", *words)
-
+    stackseg = partial(verb, project)
     (project / "dvc.yaml").write_text("stages: {}\n")
     images_zyx, masks_zyx = touching_discs(48)
     added = stackseg("add", written(tmp_path / "i.tif", images_zyx), written(tmp_path / "m.tif", masks_zyx))
@@ -54,8 +56,8 @@ def test_touching_discs_come_out_one_by_one(project: Path, tmp_path: Path) -> No
     assert read_params(project / "params.yaml").data.instances
     write_values(project / "params.yaml", TRAINING)
     stackseg("catalog")
-    stackseg("train", "--device", "cpu")
-    said = stackseg("evaluate", "--device", "cpu")
+    stackseg("train")
+    said = stackseg("evaluate")
     scores = json.loads((project / "outputs" / "scores.json").read_text())
     assert scores["f1"] > 0.9
     assert scores["f1_low"] <= scores["f1"] <= scores["f1_high"]
@@ -65,7 +67,7 @@ def test_touching_discs_come_out_one_by_one(project: Path, tmp_path: Path) -> No
 
     fresh_zyx, truth_zyx = touching_discs(6, (96, 80), seed=5)
     image, out = written(tmp_path / "fresh.tif", fresh_zyx), tmp_path / "out.tif"
-    said = stackseg("predict", image, str(out), "--model", "1", "--device", "cpu")
+    said = stackseg("predict", image, str(out), "--model", "1")
     found_zyx = tifffile.imread(out)
     assert found_zyx.dtype == np.uint16
     total = re.search(r"numbers the objects of each plane from 1: (\d+) in all", " ".join(said.split()))
@@ -77,8 +79,9 @@ def test_touching_discs_come_out_one_by_one(project: Path, tmp_path: Path) -> No
     )
     assert (f1_at_half(counts) or 0) > 0.9
 
-    with serving(project, env, "--model", "1") as served:
-        served.run("stackseg", "segment-remote", served.url, image, str(tmp_path / "remote.tif"))
+    model = load_model(project / "outputs" / "model", torch.device("cpu"), 64)
+    with answering(model, Limits(64, 60)) as (url, _):
+        stackseg("segment-remote", url, image, str(tmp_path / "remote.tif"))
     with open_stack(tmp_path / "remote.tif") as remote:
         assert remote.info.dtype == "uint16"
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "remote.tif"), found_zyx)

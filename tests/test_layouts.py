@@ -19,20 +19,22 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import requests
 import tifffile
+import torch
 from typer.testing import CliRunner
 
-from served_projects import environment, serving
+from served_projects import answering, environment, request
 from stackseg.cli.main import app
+from stackseg.cli.predict import bundle_folder
 from stackseg.dataset.files.stack import open_stack
 from stackseg.dataset.records import read_catalog
 from stackseg.evaluation.report import read_evaluation
 from stackseg.model.bundle import load_bundle
 from stackseg.model.segment import segment
+from stackseg.serving.request import Limits
 from stackseg.tracking.run_logger import read_run
-
-# MLflow asks SQLAlchemy for it
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+from verbs import verb
 
 LAYOUTS = sorted((Path(__file__).parent / "layouts").glob("*.tar.xz"))
 
@@ -55,12 +57,6 @@ def old(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def verb(*arguments: str) -> str:
-    done = CliRunner().invoke(app, [*arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
 def masks(root: Path) -> np.ndarray[Any, Any]:
     bundle = load_bundle(root / "outputs/model")
     return np.stack([one.mask_yx for one in segment(open_stack(root / "data/images.tif"), bundle, planes=[0, 1])])
@@ -78,13 +74,13 @@ def test_outputs_are_read(written: Path) -> None:
 
 
 def test_the_registry_is_read_and_goes_on(old: Path) -> None:
-    verb("relocate")
-    (version,) = json.loads(verb("models", "--json"))
+    verb(old, "relocate")
+    (version,) = json.loads(verb(old, "models", "--json"))
     assert version["aliases"] == ["champion"]
-    (move,) = json.loads(verb("models", "--history", "--json"))
+    (move,) = json.loads(verb(old, "models", "--history", "--json"))
     assert (move["action"], move["to_version"], move["who"], move["why"]) == ("force", "1", "ada", "first")
-    assert "is registered already" in verb("register")
-    verb("predict", "data/images.tif", "mask.tif")
+    assert "is registered already" in verb(old, "register")
+    verb(old, "predict", "data/images.tif", "mask.tif")
     assert np.array_equal(tifffile.imread("mask.tif")[:2], masks(old))
 
 
@@ -97,23 +93,26 @@ def test_the_study_is_read(old: Path) -> None:
 def test_a_study_of_other_code_is_refused_in_one_line(old: Path) -> None:
     from stackseg.errors import StacksegError
 
-    verb("relocate")
+    verb(old, "relocate")
     with pytest.raises(StacksegError, match="code"):
         CliRunner().invoke(app, ["search", "--trials", "3", "--resume"], catch_exceptions=False)
 
 
-@pytest.mark.slow
 def test_the_old_version_is_served(old: Path) -> None:
-    verb("relocate")
+    from stackseg.serving.app import load_model
+
+    verb(old, "relocate")
+    with bundle_folder("champion") as folder:
+        model = load_model(folder, torch.device("cpu"), 64)
     image = (old / "data/images.tif").read_bytes()
-    with serving(old, environment()) as served:
-        answer = served.answer(image)
+    with answering(model, Limits(64, 60)) as (url, _):
+        (answer,) = requests.post(f"{url}/invocations", json=request(image), timeout=60).json()["predictions"]
     assert np.array_equal(tifffile.imread(io.BytesIO(base64.b64decode(answer["mask"])))[:2], masks(old))
 
 
 @pytest.mark.slow
 def test_mlflow_loads_the_old_version_with_its_own_code(old: Path) -> None:
-    verb("relocate")
+    verb(old, "relocate")
     script = (
         "import mlflow, json, sys, pandas as pd;"
         "mlflow.set_tracking_uri('sqlite:///mlflow.db');"

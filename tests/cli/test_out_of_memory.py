@@ -14,6 +14,7 @@ import tifffile
 
 from stackseg.params.file import read_tree, write_tree
 from tiny_projects import SETTINGS, tiny_stack, write_specimen
+from verbs import verb
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")]
 
@@ -64,8 +65,7 @@ def large(project: Path) -> Path:
         tree[section][name] = value
     write_tree(project / "params.yaml", tree)
     (project / "dvc.yaml").write_text("stages: {}\n")
-    catalogue = "from stackseg.cli.main import run; run()"
-    subprocess.run([sys.executable, "-c", catalogue, "catalog"], check=True, capture_output=True)
+    verb(project, "catalog")
     return project
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -116,6 +117,23 @@ def test_help_loads_nothing_but_typer_and_rich() -> None:
     said, loaded = said_and_loaded("\n".join(f"{words} --help" for words in ("", *SURFACE)))
     assert said.count("Usage: stackseg") == 1 + len(SURFACE)
     assert loaded <= LIGHT
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_what_a_stage_misses_is_told_before_the_libraries_are_loaded(project: Path, stage: str) -> None:
+    script = f"""
+import sys
+from stackseg.cli.main import run
+sys.argv = ["stackseg", {stage!r}]
+try:
+    run()
+finally:
+    print(*{{"torch", "mlflow"}} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: outputs/catalog.json: no such file")
+    assert done.stdout.split() == []
 
 
 def test_completion_loads_nothing_but_typer_and_rich() -> None:

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from search_trials import SPACE, name_of, runs_of
-from served_projects import BIN, environment, run
+from served_projects import BIN, environment
 from stackseg.cli.main import app
 from stackseg.cli.search import same_search
 from stackseg.dataset.records import read_catalog
@@ -35,12 +35,8 @@ from stackseg.search.results import StudyResults, apply_best
 from stackseg.search.space.parse import read_space
 from stackseg.training.train import Machine
 from tiny_projects import SETTINGS, tiny_stack, write_specimen
+from verbs import verb
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
 ROOT = Path(__file__).parents[2]
 SEARCH = {"space": SPACE, "sampler": {"name": "random", "arguments": {}}}
 # it takes minutes: long enough to be interrupted in
@@ -61,9 +57,7 @@ def make_project(root: Path, settings: dict[str, Any] | None = None, **search: A
     tree = read_tree(root / "params.yaml")
     tree["search"] |= SEARCH | search
     write_tree(root / "params.yaml", tree)
-    with pytest.MonkeyPatch.context() as there:
-        there.chdir(root)
-        assert CliRunner().invoke(app, ["catalog"], catch_exceptions=False).exit_code == 0
+    verb(root, "catalog")
     return root
 
 
@@ -129,9 +123,9 @@ def training_trials(root: Path) -> list[optuna.trial.FrozenTrial]:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return a project in which two workers have made five trials, and what was said."""
     root = make_project(tmp_path_factory.mktemp("searched") / "project")
-    # a thread for each worker, and for the training that repeats a trial
-    one_thread = environment(OMP_NUM_THREADS="1")
-    return root, run(root, one_thread, "stackseg", "search", "--trials", "5", "--workers", "2", "--top", "2")
+    with pytest.MonkeyPatch.context() as there:
+        there.setenv("OMP_NUM_THREADS", "1")  # a thread for each worker, and for the training that repeats a trial
+        return root, verb(root, "search", "--trials", "5", "--workers", "2", "--top", "2")
 
 
 @pytest.mark.slow
@@ -201,7 +195,7 @@ def test_a_study_is_resumed_applied_registered_and_trained_again_to_the_same_mod
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     before = (root / "params.yaml").read_text()
-    said = said_by("search", "--trials", "6", "--resume", "--apply", "--register-best")
+    said = verb(root, "search", "--trials", "6", "--resume", "--apply", "--register-best")
     trials = trials_of(root)
     assert len(trials) == 6
     # a resumed sampler draws other numbers than it began with
@@ -217,7 +211,7 @@ def test_a_study_is_resumed_applied_registered_and_trained_again_to_the_same_mod
     assert version.run_id == best.user_attrs["run_id"]
 
     # the training for the record
-    said_by("train")
+    verb(root, "train")
     torch.set_num_threads(threads)
     folder = root / "outputs" / "search" / "search" / f"trial-{best.number:04d}"
     trained, found = read_spec(root / "outputs" / "model"), read_spec(folder / "model")
@@ -237,12 +231,6 @@ def test_a_study_is_resumed_applied_registered_and_trained_again_to_the_same_mod
     refused = refusal("--trials", "10", "--resume")
     assert "train.epochs is 4 since study 'search' began; expected 3" in refused
     assert "the study 'search' is there already" not in refused
-
-
-def said_by(*command: str) -> str:
-    done = CliRunner().invoke(app, list(command), catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 def refusal(*options: str) -> str:

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,12 @@ import psutil
 import pytest
 import requests
 import tifffile
-import uvicorn
 
-from served_projects import request, tiff
+from served_projects import answering, request, tiff
 from stackseg.dataset.files.stack import open_stack
 from stackseg.errors import DataError
 from stackseg.serving.request import Limits
 from tiny_projects import tiny_stack
-
-# MLflow's own, on being imported
-pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
 
 PLANE = tiny_stack(1, seed=5)[0][0]
 LARGE = tiff(np.tile(PLANE, (50, 42)), compression="zlib")
@@ -42,25 +37,9 @@ def model(trained: tuple[Any, Any]) -> Any:
     return load_model(trained[0].folder / "model", torch.device("cpu"), 1)
 
 
-@contextmanager
-def running(model: Any, limits: Limits) -> Iterator[tuple[str, Any]]:
-    """Answer requests in a thread; yields the address and what counts the requests under way."""
-    from stackseg.serving.app import Cores, ScoringApp
-
-    cores = Cores(2)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = ScoringApp(model, cores, limits).asgi()
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        yield "http://{}:{}".format(*listener.getsockname()), cores
-        server.should_exit = True
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def url(model: Any) -> Iterator[str]:
-    with running(model, Limits(3, 60, max_images=3)) as (address, _):
+    with answering(model, Limits(3, 60, max_images=3)) as (address, _):
         yield address
 
 
@@ -260,7 +239,7 @@ class TestWorkForNobody:
     """Of requests whose answers nobody waits for."""
 
     def test_the_work_ends_when_the_client_has_left(self, large_model: Any) -> None:
-        with running(large_model, Limits(3, 60)) as (url, cores):
+        with answering(large_model, Limits(3, 60)) as (url, cores):
             for _ in range(3):
                 with pytest.raises(requests.ReadTimeout):
                     post(url, LARGE, timeout=0.5)
@@ -270,13 +249,13 @@ class TestWorkForNobody:
             assert until(lambda: cores.num_submitted == 0, 2)
 
     def test_the_work_ends_when_its_time_is_over(self, large_model: Any) -> None:
-        with running(large_model, Limits(3, 0.5)) as (url, cores):
+        with answering(large_model, Limits(3, 0.5)) as (url, cores):
             assert "larger --timeout" in refusal(post(url, LARGE), 504)
             assert until(lambda: cores.num_submitted == 0, 2)
 
     def test_a_body_that_does_not_come_is_not_waited_for(self, model: Any) -> None:
         with (
-            running(model, Limits(3, 0.5)) as (url, _),
+            answering(model, Limits(3, 0.5)) as (url, _),
             socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as connection,
         ):
             head = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -284,7 +263,7 @@ class TestWorkForNobody:
             assert connection.recv(1000).startswith(b"HTTP/1.1 504")
 
     def test_a_full_queue_refuses_at_once(self, large_model: Any) -> None:
-        with running(large_model, Limits(3, 60, max_queued=1)) as (url, cores):
+        with answering(large_model, Limits(3, 60, max_queued=1)) as (url, cores):
             client = threading.Thread(target=pytest.raises, args=(requests.ReadTimeout, post, url, LARGE, 2))
             client.start()
             assert until(lambda: cores.num_submitted == 1, 2)

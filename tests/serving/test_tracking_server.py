@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 import requests
 import tifffile
+import torch
 
 from databases import free_port, postgresql
-from served_projects import BIN, environment, fill_registry, run, serving, tiff
+from served_projects import BIN, answering, environment, fill_registry, tiff
+from stackseg.cli.predict import bundle_folder
+from stackseg.serving.request import Limits
 from tiny_projects import tiny_stack
+from verbs import inside, verb
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def tracking(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             try:
                 requests.get(f"{url}/health", timeout=2).raise_for_status()
@@ -56,21 +60,28 @@ def tracking(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         server.wait(30)
 
 
-def test_register_promote_predict_and_serve_through_a_server(tracking: str, tmp_path: Path) -> None:
-    root, env = tmp_path / "project", environment(MLFLOW_TRACKING_URI=tracking)
-    fill_registry(root, env)
+def test_register_promote_predict_and_serve_through_a_server(
+    tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stackseg.serving.app import load_model
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    root = tmp_path / "project"
+    fill_registry(root)
     assert not (root / "mlruns").exists()
     image = root / "image.tif"
     image.write_bytes(tiff(tiny_stack(3, seed=5)[0], metadata={"axes": "ZYX"}))
-    assert '"champion"' in run(root, env, "stackseg", "models", "--json")
-    run(root, env, "stackseg", "predict", "image.tif", "first.tif")
-    run(root, env, "stackseg", "promote", "--force", "--reason", "through a server")
-    run(root, env, "stackseg", "predict", "image.tif", "second.tif")
+    assert '"champion"' in verb(root, "models", "--json")
+    verb(root, "predict", "image.tif", "first.tif")
+    verb(root, "promote", "--force", "--reason", "through a server")
+    verb(root, "predict", "image.tif", "second.tif")
     assert (tifffile.imread(root / "first.tif") != tifffile.imread(root / "second.tif")).any()
-    with serving(root, env) as served:
-        served.run("stackseg", "segment-remote", served.url, "image.tif", "remote.tif")
+    with inside(root), bundle_folder("champion") as folder:
+        model = load_model(folder, torch.device("cpu"), 64)
+    with answering(model, Limits(64, 60)) as (url, _):
+        verb(root, "segment-remote", url, "image.tif", "remote.tif")
     np.testing.assert_array_equal(tifffile.imread(root / "remote.tif"), tifffile.imread(root / "second.tif"))
-    run(root, env, "stackseg", "rollback")
-    said = run(root, env, "stackseg", "models", "--history", "--json")
+    verb(root, "rollback")
+    said = verb(root, "models", "--history", "--json")
     assert "through a server" in said
     assert '"rollback"' in said

@@ -21,9 +21,6 @@ from stackseg.tracking.relocate import ROOT_TAG
 from stackseg.tracking.store import KIND, KIND_TAG, prepare_store, project_root, store_errors, tracking_uri
 from stackseg.tracking.uri import PROJECT_MARKERS, database_file
 
-# MLflow builds its tables with an option that SQLAlchemy is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 LOGGING_PROCESS = """
 import sys
 from pathlib import Path
@@ -335,7 +332,7 @@ def _server(folder: Path, *options: str) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(120):
+        for _ in range(600):
             try:
                 urlopen(f"{address}/health", timeout=1).close()
                 break
@@ -351,7 +348,9 @@ def _server(folder: Path, *options: str) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_bare_server_at_the_root_shows_runs_and_artifacts(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", LOGGING_PROCESS, str(tmp_path)], check=True, timeout=300)
+    ready = prepare_store(tmp_path, experiment="rocks")
+    with mlflow.start_run(experiment_id=ready.experiment_id):
+        mlflow.log_text("text", "note.txt")
     with _server(tmp_path) as address:
         client = mlflow.MlflowClient(tracking_uri=address)
         (run,) = client.search_runs([client.get_experiment_by_name("rocks").experiment_id])

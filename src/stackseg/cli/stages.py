@@ -82,13 +82,16 @@ def train(
     An interrupted training goes on at its last epoch when the same command runs again.
     """
     from stackseg.dataset.records import read_catalog
+
+    params, described = load_params(), read_catalog(catalog)
+
+    # torch and the rest take seconds: a file that is not there is told before
     from stackseg.model.weights_file import find_weights_file
     from stackseg.tracking.lineage import require_dependency
     from stackseg.tracking.logged_training import train_and_log
     from stackseg.training.train import Machine
 
     machine = Machine(device=device, num_processes=processes, num_workers=workers)
-    params = load_params()
     if params.augment.file is not None:
         require_dependency(Path("dvc.yaml"), "train", params.augment.file)
     own = find_weights_file(params.model.encoder, params.model.encoder_weights)
@@ -96,7 +99,7 @@ def train(
         require_dependency(Path("dvc.yaml"), "train", str(own.path))
     if params.model.init is not None:
         check_init(params.model.init, out)
-    described, store = read_catalog(catalog), ready_store(params)
+    store = ready_store(params)
     parent = None if params.model.init is None else read_init(params.model.init)
     if folds is not None:
         train_folds(params, described, store, data, out, folds, machine, parent)

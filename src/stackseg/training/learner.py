@@ -63,7 +63,7 @@ class Learner:
             parent.load_into(network)
         _check_sizes(network, catalog, inference, options.patch_size, options.batch_size // fabric.world_size)
         if fabric.world_size > 1:
-            network = _with_common_normalisation(network, fabric)
+            network = with_common_normalisation(network, fabric)
         self._bare = network.to(device=fabric.device, memory_format=self._layout)  # type: ignore[call-overload]
         self._average = build_average(self._bare, options.ema)
         optimizer = build_optimizer(self._bare, options)
@@ -162,7 +162,7 @@ def _check_sizes(
         check_forward(network, in_channels, window)
 
 
-def _with_common_normalisation(network: torch.nn.Module, fabric: Fabric) -> torch.nn.Module:
+def with_common_normalisation(network: torch.nn.Module, fabric: Fabric) -> torch.nn.Module:
     """Return the network with batch statistics over all processes, so that they train as one would.
 
     Raises
