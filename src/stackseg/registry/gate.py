@@ -210,6 +210,7 @@ def judge(
             confidence=2 * rules.confidence - 1,
             seed=catalog.seed,
             unit=unit,
+            lowest=-1.0,
         )
     classes = tuple(
         ClassChange(name=name, challenger=a, champion=b, change=None if a is None or b is None else a - b)
