@@ -393,7 +393,7 @@ def test_a_wrong_tracking_address_is_told_by_every_verb_without_its_password(
 def search_settings(root: Path, **more: Any) -> None:
     (root / "dvc.yaml").touch()
     tree = read_tree(root / "params.yaml")
-    tree["search"] |= {"space": {"train.lr": [1e-3, 1e-4]}, **more}
+    tree["search"] |= {"space": {"train.lr": [2e-3, 1e-4]}, **more}
     write_tree(root / "params.yaml", tree)
 
 

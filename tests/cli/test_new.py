@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from stackseg.cli.main import app
 from stackseg.errors import DataError, ParamsError, StacksegError
 from stackseg.intake.params_update import SAMPLE_TRAINING
+from stackseg.model.weights_file import find_weights_file
 from stackseg.params import read_params
 from stackseg.recipes.recipe import FOLDER, NAMES, read_recipe
+from stackseg.search.space.parse import read_space
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +91,7 @@ def test_added_files_keep_the_recipes_table_and_settings(tmp_path: Path) -> None
         "split": after.split,
         "train": after.train,
         "model": after.model,
+        "search": after.search,
     }  # the recipe leaves them as they are by default
     assert after == before.model_copy(update=fitted)
     assert (after.split.gap, after.train.patch_size) == (0, 64)
@@ -108,5 +111,11 @@ def test_files_of_one_s_own_are_added_at_once(tmp_path: Path, monkeypatch: pytes
     done = CliRunner().invoke(app, ["new", "mine", "im.tif", "ma.tif"])
     assert done.exit_code == 0, done.output
     assert "settings that suit these data" in done.output
+    params = read_params(tmp_path / "mine" / "params.yaml")
+    # a search can begin with what was proposed, and its encoders have the weights that were proposed
+    encoders = params.search.space["model.encoder"].choices or []
+    assert params.model.encoder in encoders
+    assert all(find_weights_file(one, params.model.encoder_weights) for one in encoders)
+    read_space(params)
     assert (tmp_path / "mine" / "data.dvc").exists()
     assert read_params(tmp_path / "mine" / "params.yaml").train.patch_size == 64

@@ -69,6 +69,15 @@ class TestFreshData:
         adapt(path, proposals=[Proposal("model.encoder_weights", "imagenet-lite", "why")])
         assert read_params(path).model == before
 
+    def test_a_search_space_holds_what_is_proposed(self, path: Path) -> None:
+        tree = read_tree(path)
+        tree["search"]["space"] = {"train.lr": [0.01], "train.batch_size": {"low": 2, "high": 8}, "train.ema": [None]}
+        write_tree(path, tree)
+        changed = adapt(path, proposals=[Proposal("train.lr", 0.003, "why"), Proposal("train.batch_size", 4, "why")])
+        assert "search.space.train.lr: [0.01, 0.003]" in changed
+        space = read_tree(path)["search"]["space"]
+        assert space == {"train.lr": [0.01, 0.003], "train.batch_size": {"low": 2, "high": 8}, "train.ema": [None]}
+
     def test_an_older_file_of_classes_gets_no_new_key(self, path: Path) -> None:
         tree = read_tree(path)
         del tree["data"]["instances"]

@@ -13,6 +13,7 @@ from stackseg.dataset.labels.table import LabelTable
 from stackseg.intake.proposal import Proposal
 from stackseg.params import Params
 from stackseg.params.file import read_params, read_tree, write_tree
+from stackseg.params.model import LITE_ENCODERS
 from stackseg.params.split import SplitParams
 from stackseg.params.train import TrainParams
 
@@ -76,6 +77,7 @@ def adapt_params(
             reset = _what_the_sample_asked_for(section) if anew else {}
             proposed = {one.name: one.value for one in proposals if one.section == section}
             _set(tree, section, reset | proposed, changed)
+            _widen_space(tree, section, proposed, changed)
     write_tree(path, tree)
     return changed
 
@@ -86,6 +88,21 @@ def _what_the_sample_asked_for(section: str) -> dict[str, Any]:
         return SplitParams().model_dump(mode="json")
     defaults = TrainParams().model_dump(mode="json")
     return {key: defaults[key] for key in SAMPLE_TRAINING} if section == "train" else {}
+
+
+def _widen_space(tree: Any, section: str, proposed: Mapping[str, Any], changed: list[str]) -> None:
+    """Let a search space hold what is proposed, for a search begins with the present params.
+
+    Encoders are replaced by those that the proposed weights are there for.
+    """
+    space = tree.get("search", {}).get("space", {})
+    for name, value in proposed.items():
+        key = f"{section}.{name}"
+        choices = _plain(space.get(key))
+        if isinstance(choices, list) and value not in choices:
+            wider = list(LITE_ENCODERS) if key == "model.encoder" else [*choices, value]
+            _set(tree["search"], "space", {key: wider}, changed)
+            changed[-1] = f"search.space.{key}: {wider}"
 
 
 def _set(tree: Any, section: str, values: Mapping[str, Any], changed: list[str]) -> None:

