@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from verbs import own_store
+
 
 @pytest.fixture(scope="session")
 def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -16,7 +18,9 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
     for name in ("params.yaml", "dvc.yaml"):
         (root / name).touch()
-    prepare_store(root, experiment="stackseg")
+    # made before the first test of the session begins, so that no test would take its address back
+    with own_store():
+        prepare_store(root, experiment="stackseg")
     return root
 
 
