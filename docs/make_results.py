@@ -90,7 +90,7 @@ def _section(project: Path) -> Iterator[str]:
 
 def _scored_runs(model: RegisteredModel) -> Iterator[ScoredRun]:
     for number, version in model.versions.items():
-        run = MlflowClient().get_run(version.run_id)
+        run = MlflowClient().get_run(str(version.run_id))
         tree = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/evaluation.json")
         yield ScoredRun(number, run, Evaluation.model_validate(tree))
 
@@ -144,11 +144,12 @@ def _gain(best: ScoredRun, history: tuple[ChampionChange, ...], recipe: Recipe) 
         gain = change.figures.get("gain")
         if change.to_version != best.version or gain is None:
             continue
-        figures = change.figures
+        figures, origin = change.figures, recipe.original
+        about = "" if origin is None else f" ({origin.about})"
         yield (
-            f"Against the original's setting ({recipe.original.about}) on the same planes: mean IoU "
-            f"{figures['challenger_mean_iou']:.4f} against {figures['champion_mean_iou']:.4f}, gain {gain[0]:+.4f} to "
-            f"{gain[1]:+.4f} (paired, {figures['num_units']} units: {figures['unit']}).\n"
+            f"Against the original's setting{about} on the same planes: mean IoU {figures['challenger_mean_iou']:.4f} "
+            f"against {figures['champion_mean_iou']:.4f}, gain {gain[0]:+.4f} to {gain[1]:+.4f} (paired, "
+            f"{figures['num_units']} units: {figures['unit']}).\n"
         )
         return
 
@@ -185,9 +186,12 @@ def _how(best: ScoredRun, name: str) -> Iterator[str]:
         f"{best.version}, bundle `{tags['bundle_digest'][:12]}`.\n"
     )
     original = read_recipe(name).original
-    changes = " ".join(f"-S '{key}={_yaml(value)}'" for key, value in original.params.items())
     yield f"```bash\nstackseg new {name} --recipe {name} && cd {name} && stackseg fetch {name}"
-    yield f"dvc exp run {changes} && stackseg promote   # the original's setting"
+    yield "git add . && git commit -m data              # dvc exp run compares with a commit"
+    if original is not None:
+        changes = [change for key, value in original.params.items() for change in _overrides(key, value)]
+        yield "# the original's setting"
+        yield " \\\n  ".join(["dvc exp run", *(f"-S '{one}'" for one in changes)]) + " && stackseg promote"
     yield "dvc repro && stackseg promote                # the recipe"
     if best.split != "random":
         yield "dvc exp run -S split.method=random           # what leaks"
@@ -196,7 +200,7 @@ def _how(best: ScoredRun, name: str) -> Iterator[str]:
 
 def _with_interval(value: float | None, interval: Interval) -> str:
     if interval.low is None or interval.high is None:
-        return f"{_figure(value)} (no interval: {interval.reason})"
+        return f"{_figure(value)} (no interval: {interval.num_units} independent units, {interval.unit})"
     return f"{_figure(value)} ({interval.low:.4f} to {interval.high:.4f})"
 
 
@@ -204,8 +208,15 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _yaml(value: Any) -> str:
-    return "null" if value is None else str(value)
+def _overrides(key: str, value: Any) -> Iterator[str]:
+    """Yield what sets a key of params.yaml in `dvc exp run -S`, which would join an object with what is there."""
+    if isinstance(value, dict):
+        section, _, name = key.partition(".")
+        there = getattr(getattr(Params(), section), name)
+        yield from (f"~{key}.{one}" for one in there if one not in value)
+        yield from (f"{'' if one in there else '+'}{key}.{one}={weight}" for one, weight in value.items())
+    else:
+        yield f"{key}={'null' if value is None else value}"
 
 
 if __name__ == "__main__":
