@@ -174,14 +174,13 @@ def test_light_changes_contrast_and_brightness_without_clipping(seed: int, scale
 @pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_patches() -> None:
     batches = []
-    for num_workers in (0, 1, 2):
+    for num_workers in (0, 2):
         context = "spawn" if num_workers else None
         loader = torch.utils.data.DataLoader(
             Patches(), batch_size=4, num_workers=num_workers, multiprocessing_context=context
         )
         batches.append(torch.cat(list(loader)))
     assert torch.equal(batches[0], batches[1])
-    assert torch.equal(batches[0], batches[2])
     assert len({one.numpy().tobytes() for one in batches[0]}) == len(Patches())
 
 
