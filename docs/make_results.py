@@ -10,6 +10,7 @@ it; and for stacks the recipe with `split.method=random`, which shows what leaks
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ def _section(project: Path) -> Iterator[str]:
     """Yield the lines about one project."""
     params = read_params(project / "params.yaml")
     recipe = read_recipe(params.project.model_name)
+    # MLflow leaves the address of the project before in the environment
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
     if not open_store_to_read(project):
         raise SystemExit(f"{project}: no MLflow store; train first")
     model = read_registered_model(params.project.model_name)
