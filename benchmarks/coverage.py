@@ -22,9 +22,6 @@ import argparse
 import json
 import math
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tifffile
+from new_project import new_project, pair
 from scipy import stats
 
 from stackseg.catalog.build import build_catalog
@@ -50,7 +48,7 @@ from stackseg.model.bundle import load_bundle
 from stackseg.model.confusion import Counts, iou_per_class
 from stackseg.model.devices import pick_device
 from stackseg.params import read_params
-from stackseg.params.file import read_tree, write_tree
+from stackseg.params.file import write_values
 from stackseg.training.train import Machine, train
 
 StatisticOf = Callable[[Counts], Statistic]
@@ -95,19 +93,16 @@ def main() -> None:
 def count_pool(arguments: argparse.Namespace) -> dict[str, Counts]:
     """Train on some planes; return the counts of the others, `counts_ucc` and, of objects, `objects_ut3`."""
     images, masks = arguments.images.resolve(), arguments.masks.resolve()
-    changed: dict[str, Any] = QUICK | dict(map(_pair, arguments.set))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if arguments.crop:
             images, masks = (_cropped(one, folder / one.name, arguments.crop) for one in (images, masks))
-        _make_project(folder, images, masks)
-        os.chdir(folder)
-        tree = read_tree(Path("params.yaml"))
-        changed |= {"split.method": "explicit", "split.explicit": _named(Path("data"), arguments)}
-        for key, value in changed.items():
-            section, _, field = key.partition(".")
-            tree[section][field] = value
-        write_tree(Path("params.yaml"), tree)
+        project = folder / "project"
+        new_project(project, images, masks, QUICK | dict(map(pair, arguments.set)))
+        os.chdir(project)
+        write_values(
+            Path("params.yaml"), {"split.method": "explicit", "split.explicit": _named(Path("data"), arguments)}
+        )
         params = read_params(Path("params.yaml"))
         data = Path("data")
         catalog = build_catalog(data, params)
@@ -238,21 +233,6 @@ def _cropped(path: Path, target: Path, side: int) -> Path:
     cropped_zyx = stack_zyx[:, top : top + side, left : left + side]
     tifffile.imwrite(target, cropped_zyx, photometric="minisblack", metadata={"axes": "ZYX"})
     return target
-
-
-def _make_project(folder: Path, images: Path, masks: Path) -> None:
-    here = Path(__file__).parents[1]
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copyfile(here / name, folder / name)
-    subprocess.run(["git", "init", "-q", folder], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
-    command = [Path(sys.executable).with_name("stackseg"), "add", images, masks, "--name", "set"]
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, _, value = text.partition("=")
-    return key, json.loads(value) if value[:1] in "0123456789[{ntf-" else value
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """What `stackseg add` proposes against a plain script, on one data set, in equal minutes of CPU.
 
-    python benchmarks/defaults.py IMAGES MASKS [--set train.epochs=40 …] [--seed 7]
+    python benchmarks/defaults.py IMAGES MASKS [--set train.epochs=40 …] [--plain]
 
 Both train on the training part of the same catalogue. The plain script is what one would write in an hour: U-Net with
 a ResNet-34 from scratch, 256-pixel crops, flips, cross-entropy + Dice, Adam at a constant rate; it trains for as many
-CPU seconds as stackseg took, from its start to its last checkpoint, and keeps its last weights. Both are scored
+CPU seconds as `stackseg train` took, with its start and its validations, and keeps its last weights. Both are scored
 by the same confusion counts over whole planes, on the validation and the test part.
 """
 
@@ -14,19 +14,16 @@ import argparse
 import json
 import os
 import resource
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import segmentation_models_pytorch as smp
 import torch
+from new_project import new_project, pair, stackseg
 
 from stackseg.dataset.channels import apply_colour
 from stackseg.dataset.fingerprints import by_specimen
@@ -38,7 +35,6 @@ from stackseg.model.bundle import load_bundle
 from stackseg.model.devices import pick_device
 from stackseg.model.segment import segment
 from stackseg.params import Params, read_params
-from stackseg.params.file import read_tree, write_tree
 
 Plane = tuple[npt.NDArray[np.generic], npt.NDArray[np.uint8]]
 CROP, BATCH = 256, 8
@@ -54,13 +50,16 @@ def main() -> None:
     arguments = parser.parse_args()
     apply_quiet_environment()
     images, masks = arguments.images.resolve(), arguments.masks.resolve()
-    with tempfile.TemporaryDirectory() as folder:
-        _make_project(Path(folder), images, masks, dict(map(_pair, arguments.set)))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "project"
+        new_project(folder, images, masks, dict(map(pair, arguments.set)))
+        stackseg("catalog", folder=folder)
         os.chdir(folder)
         params = read_params(Path("params.yaml"))
-        _stackseg("train")
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        stackseg("train", folder=folder)
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = spent.ru_utime + spent.ru_stime
+        seconds = spent.ru_utime + spent.ru_stime - before.ru_utime - before.ru_stime
         catalog = read_catalog(Path("outputs/catalog.json"))
         scores = {"stackseg": _score_bundle(catalog)}
         if arguments.plain:
@@ -72,31 +71,6 @@ def main() -> None:
 
 
 _PARTS: tuple[Part, ...] = ("validation", "test")
-
-
-def _make_project(folder: Path, images: Path, masks: Path, changed: dict[str, Any]) -> None:
-    here = Path(__file__).parents[1]
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copyfile(here / name, folder / name)
-    subprocess.run(["git", "init", "-q", folder], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
-    _stackseg("add", str(images), str(masks), "--name", "set", folder=folder)
-    tree = read_tree(folder / "params.yaml")
-    for key, value in changed.items():
-        section, _, name = key.partition(".")
-        tree[section][name] = value
-    write_tree(folder / "params.yaml", tree)
-    _stackseg("catalog", folder=folder)
-
-
-def _stackseg(*words: str, folder: Path | None = None) -> None:
-    command = [str(Path(sys.executable).with_name("stackseg")), *words]
-    subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, _, value = text.partition("=")
-    return key, json.loads(value) if value[:1] in "0123456789[{ntf-" else value
 
 
 def _planes(catalog: Catalog, part: Part) -> Iterator[Plane]:

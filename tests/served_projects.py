@@ -111,7 +111,7 @@ def serving(root: Path, env: dict[str, str], *options: str) -> Iterator[Served]:
         yield Served(root, said.partition(READY)[2].split()[0], psutil.Process(server.pid), env)
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(300) in (0, 130)
+        assert server.wait(30) in (0, 130)
 
 
 @contextmanager
