@@ -2,9 +2,9 @@
 
     python docs/make_results.py PROJECT [PROJECT …]
 
-PROJECT is a project made by `stackseg new --recipe`, in which three trainings have ended in a version: the original's
-setting, which `stackseg promote` made the champion; the recipe by `dvc repro`, which `stackseg promote` compared with
-it; and for stacks the recipe with `split.method=random`, which shows what leaks. The page says how each is made.
+PROJECT is a project made by `stackseg new --recipe` whose outputs/ are those of the recipe. Where its registry holds
+them, the page also tells two more versions: the original's setting, which was champion when `stackseg promote` compared
+the recipe with it, and the recipe with `split.method=random`, which shows what leaks. The page says how each is made.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mlflow.tracking import MlflowClient
 
 from stackseg.evaluation.bootstrap import Interval
 from stackseg.evaluation.evaluate import Evaluation
+from stackseg.model.bundle import read_spec
 from stackseg.params import Params, read_params
 from stackseg.recipes.recipe import Recipe, read_recipe
 from stackseg.registry.versions import ChampionChange, RegisteredModel, read_registered_model
@@ -31,9 +32,9 @@ from stackseg.tracking.store import open_store_to_read
 PAGE = Path(__file__).parent / "results.md"
 HEAD = """# Results
 
-What each recipe gives on the data at hand, written from its MLflow runs by `python docs/make_results.py`. All trainings
-start from the weights that come with the packages. The test part took no part in training or in any choice; its
-interval says how sure the score is, by [resampling](explanation/intervals.md) what is independent in it.
+What each recipe gives on the data at hand, written from its MLflow runs by `python docs/make_results.py`. The test part
+took no part in training or in any choice; its interval says how sure the score is, by
+[resampling](explanation/intervals.md) what is independent in it.
 
 """
 
@@ -77,10 +78,11 @@ def _section(project: Path) -> Iterator[str]:
         raise SystemExit(f"{project}: no MLflow store; train first")
     model = read_registered_model(params.project.model_name)
     runs = list(_scored_runs(model))
-    mine = [one for one in runs if _is_recipes(one, params)]
+    digest = read_spec(project / "outputs" / "model").digest
+    mine = [one for one in runs if one.run.data.tags["bundle_digest"] == digest]
     leaky = [one for one in runs if one.split == "random" and params.split.method != "random"]
     if not mine:
-        raise SystemExit(f"{project}: no version was trained with its params.yaml; `dvc repro`")
+        raise SystemExit(f"{project}: outputs/model is no version of it; `dvc repro`")
     best = mine[0]
     yield f"## {recipe.title}\n"
     yield f"{recipe.about}\n\nData: {recipe.data}; scored on: {_data_note(project)}\n"
@@ -96,13 +98,6 @@ def _scored_runs(model: RegisteredModel) -> Iterator[ScoredRun]:
         run = MlflowClient().get_run(str(version.run_id))
         tree = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/evaluation.json")
         yield ScoredRun(number, run, Evaluation.model_validate(tree))
-
-
-def _is_recipes(one: ScoredRun, params: Params) -> bool:
-    """Return whether a run was trained with the project's own params."""
-    own = {"model.encoder": params.model.encoder, "split.method": params.split.method}
-    own |= {"augment.preset": params.augment.preset, "train.epochs": str(params.train.epochs)}
-    return all(one.run.data.params[key] == value for key, value in own.items())
 
 
 def _data_note(project: Path) -> str:
@@ -194,10 +189,10 @@ def _how(best: ScoredRun, name: str) -> Iterator[str]:
     if original is not None:
         changes = [change for key, value in original.params.items() for change in _overrides(key, value)]
         yield "# the original's setting"
-        yield " \\\n  ".join(["dvc exp run", *(f"-S '{one}'" for one in changes)]) + " && stackseg promote"
+        yield " \\\n  ".join(["dvc exp run --temp", *(f"-S '{one}'" for one in changes)]) + " && stackseg promote"
     yield "dvc repro && stackseg promote                # the recipe"
     if best.split != "random":
-        yield "dvc exp run -S split.method=random           # what leaks"
+        yield "dvc exp run --temp -S split.method=random -S split.gap=0   # what leaks"
     yield "```\n"
 
 

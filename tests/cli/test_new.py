@@ -60,6 +60,7 @@ def test_a_recipe_is_a_project_with_reasons(name: str, tmp_path: Path, monkeypat
     readme = (folder / "README.md").read_text()
     assert all(reason in readme for reason in recipe.reasons)
     assert f"models:/{name}@champion" in readme
+    assert "The project that it follows: U-Net" in readme
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,12 +45,13 @@ def write_project(folder: Path, recipe: Recipe, version: str) -> None:
     params = read_params(path)
     (folder / "requirements.txt").write_text(f"{version}\n", encoding="utf-8")
     reasons = "".join(f"\n- {one}" for one in recipe.reasons)
+    origin = "" if recipe.original is None else f"\nThe project that it follows: {recipe.original.about}.\n"
     readme = TEMPLATE.joinpath("README.md").read_text(encoding="utf-8")
     (folder / "README.md").write_text(
         readme.format(
             **recipe.model_dump(include={"title", "about", "data", "licence"}),
             model=params.project.model_name,
-            reasons=f"\n## Why these settings\n{reasons}\n" if reasons else "",
+            reasons=f"\n## Why these settings\n{reasons}\n{origin}" if reasons else "",
         ).rstrip()
         + "\n",
         encoding="utf-8",
