@@ -5,8 +5,9 @@
 #
 # PROJECT is a fresh clone of this repository, which the run changes. IMAGES and MASKS are the nuclei of the tutorial:
 # a stack of independent fields of view, and masks of 0 and 255 (or 0 and 1). It takes about five minutes on two cores.
-# Afterwards draw the pictures:
+# Afterwards draw the pictures, of the first run:
 #
+#   (cd PROJECT && git checkout dvc.lock params.yaml && dvc checkout)
 #   python docs/make_pictures.py PROJECT --name nuclei
 set -euo pipefail
 project=$1 images=$(realpath "$2") masks=$(realpath "$3")
@@ -36,11 +37,6 @@ write_values(
     file,
     {
         "data.classes": [first | {"name": "background"}, second | {"name": "nucleus"}],
-        "split.method": "random",
-        "intensity.scope": "plane",
-        "train.patch_size": 128,
-        "train.batch_size": 16,
-        "train.lr": 0.002,
         "train.epochs": 4,
     },
 )
