@@ -21,7 +21,7 @@ from stackseg.errors import MachineError, ModelError
 from stackseg.model.devices import resolve_precision
 from stackseg.model.fuse_batchnorm import fold_normalisation
 from stackseg.model.network import NetworkSpec, build_network, size_multiple
-from stackseg.model.tiling import Tiling
+from stackseg.model.tiling import MULTIPLE, Tiling
 from stackseg.model.weights_file import WeightsOrigin
 from stackseg.params.inference import Tta
 
@@ -71,7 +71,7 @@ class InferenceSpec(Record):
             raise ValueError(f"intensity.scope {self.intensity.params.scope} does not go with its statistics")
         if measured is not None and len(measured) != self.num_channels:
             raise ValueError(f"{self.num_channels} channels have intensity statistics of {len(measured)}")
-        if self.tile < 1 or not 0 <= self.overlap <= self.tile // 2:
+        if self.tile < MULTIPLE or not 0 <= self.overlap <= min(self.tile // 2, self.tile - MULTIPLE):
             raise ValueError(f"an overlap of {self.overlap} does not go with a tile of {self.tile}")
         return self
 
