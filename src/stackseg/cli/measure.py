@@ -88,7 +88,7 @@ def measure(
                 measures = measure_classes(stack, known, volume=in_3d, pore=index, progress=progress)
     with atomic_folder(folder) as temporary:
         write_tables(temporary, measures)
-        draw_fractions(temporary / PLOT, measures, str(masks))
+        draw_fractions(temporary / PLOT, measures, masks.name)
     _show(masks, measures)
     written = ", ".join(name for name in ours if (folder / name).exists())
     say(f"{folder}: {written}")

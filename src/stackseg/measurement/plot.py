@@ -25,9 +25,9 @@ def draw_fractions(path: Path, measures: Measures, title: str) -> None:
     axis = figure.subplots()
     for one, fractions in zip(measures.classes, fractions_zc.T, strict=True):
         # a class may be drawn in white
-        outlined = [Stroke(linewidth=3.2, foreground="#333"), Normal()]
+        outlined = [Stroke(linewidth=2.6, foreground="#333"), Normal()]
         marker = "o" if len(z) <= 50 else None
-        axis.plot(z, fractions, color=one.colour, lw=2, marker=marker, ms=4, label=one.name, path_effects=outlined)
+        axis.plot(z, fractions, color=one.colour, lw=1.5, marker=marker, ms=4, label=one.name, path_effects=outlined)
     axis.set_xlabel("z (µm)" if spacing else "plane")
     axis.set_ylabel("fraction of the plane")
     axis.set_ylim(bottom=0)
