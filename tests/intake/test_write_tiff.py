@@ -39,7 +39,6 @@ voxel_sizes = st.none() | st.floats(1e-4, 1e4)
     shape=st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 40), st.integers(1, 5)),
     dtype=st.sampled_from(DTYPES),
     compression=st.sampled_from(["none", "deflate"]),
-    predictor=st.booleans(),
     voxel_z=voxel_sizes,
     voxel_yx=st.none() | st.tuples(st.floats(1e-4, 1e4), st.floats(1e-4, 1e4)),
 )
@@ -49,7 +48,6 @@ def test_what_is_written_is_read(
     shape: tuple[int, int, int, int],
     dtype: str,
     compression: str,
-    predictor: bool,
     voxel_z: float | None,
     voxel_yx: tuple[float, float] | None,
 ) -> None:
@@ -63,7 +61,6 @@ def test_what_is_written_is_read(
         num_planes=shape[0],
         voxel_size_zyx_um=voxel_size,
         compression=compression,
-        predictor=predictor,
     )
     with open_stack(path) as stack:
         read_zyxc = np.stack([stack.plane(z) for z in range(len(stack))])

@@ -12,7 +12,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from stackseg import __version__
-from stackseg.cli import adopt, data, fetch, maintenance, models, new, params, predict, promote, search, serve, stages
+from stackseg.cli import (
+    adopt,
+    data,
+    fetch,
+    maintenance,
+    measure,
+    models,
+    new,
+    params,
+    predict,
+    promote,
+    search,
+    serve,
+    stages,
+)
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment, quieten_libraries
 from stackseg.errors import MachineError, StacksegError, is_out_of_memory, without_passwords
@@ -36,6 +50,7 @@ adopt.attach(app)
 promote.attach(app)
 predict.attach(app)
 serve.attach(app)
+measure.attach(app)
 maintenance.attach(app)
 params.attach(app)
 

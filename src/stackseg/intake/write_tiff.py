@@ -27,7 +27,6 @@ def write_stack(
     num_planes: int,
     voxel_size_zyx_um: VoxelSize | None = None,
     compression: Literal["none", "deflate"] = "deflate",
-    predictor: bool = False,
     colours: Sequence[str] = (),
 ) -> None:
     """Write planes (Y, X) or (Y, X, C) of one shape and type as a TIFF whose metadata give axes and voxel size back.
@@ -48,8 +47,6 @@ def write_stack(
         Micrometres; None where unknown.
     compression
         "deflate", which all readers know, or "none".
-    predictor
-        Store differences of neighbouring pixels: smaller for images, not for masks.
     colours
         "#rrggbb" of the values 0, 1, …, for uint8 planes of class indices: Fiji and others draw them so, and the values
         stay what they are.
@@ -85,7 +82,6 @@ def write_stack(
                 photometric="palette" if colours else "rgb" if rgb else "minisblack",
                 colormap=_colour_map(colours) if colours else None,
                 compression="deflate" if compression == "deflate" else None,
-                predictor=predictor if compression == "deflate" and (dtype.kind == "f" or dtype.itemsize < 8) else None,
                 description=_description(num_planes, 1 if rgb else num_channels, voxel_size_zyx_um, voxel_z),
                 resolution=(1 / voxel_x if voxel_x else 0, 1 / voxel_y if voxel_y else 0),
                 resolutionunit="NONE",

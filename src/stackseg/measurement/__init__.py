@@ -1,0 +1,1 @@
+"""What masks say in numbers: fractions, objects, pores."""
