@@ -45,9 +45,10 @@ def epochs_of(dataset: PatchDataset, num_workers: int, num_epochs: int = 2) -> l
     found: list[torch.Tensor] = []
     for epoch in range(num_epochs):
         sampler.epoch = epoch
-        for image_bcyx, labels_byx in loader:
+        for image_bcyx, labels_byx, missing_bc in loader:
             assert image_bcyx.dtype == torch.float32
             assert labels_byx.dtype == torch.int64
+            assert not missing_bc.any()
             found += [image_bcyx, labels_byx]
     return found
 
@@ -140,7 +141,7 @@ def test_patches_are_cut_from_what_segment_feeds(
     dataset = dataset_of(project.catalog, project.data, context_slices=context_slices)
     found_in: Counter[int] = Counter()
     for number in range(24):
-        image_cyx, labels_yx = (one.numpy() for one in dataset[number])
+        image_cyx, labels_yx = (one.numpy() for one in dataset[number][:2])
         places = [
             z
             for z, (image_yxc, truth_yx) in whole.items()
@@ -195,7 +196,7 @@ def test_small_planes_are_mirrored_and_what_is_beyond_does_not_count(
     height, width = shape_yx[0], min(32, shape_yx[1])
     dataset = dataset_of(project.catalog, project.data)
     for number in range(12):
-        image_cyx, labels_yx = (one.numpy() for one in dataset[number])
+        image_cyx, labels_yx = (one.numpy() for one in dataset[number][:2])
         assert image_cyx.shape == (1, 32, 32)
         assert (labels_yx[:height, :width] < 3).all()
         assert (labels_yx[height:] == IGNORE).all()

@@ -117,7 +117,8 @@ class TestUnknownValues:
             table(0, 255).map_plane(mask_yxc, where="data/masks.tif plane 7")
         assert str(caught.value) == (
             "data/masks.tif plane 7: value 9 (7 pixels) is in no class, and so are 1 other values; expected one of "
-            "0, 255, as data.classes has. Add it to data.classes or data.ignore in params.yaml, or mend the mask"
+            "0, 255, as data.classes has. Add it to data.classes or data.ignore in params.yaml, or mend the mask; "
+            "data.unlabelled: ignore leaves out whatever is in no class"
         )
 
     @pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4"])
