@@ -4,6 +4,7 @@ import io
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,17 @@ def test_transparent_pixels_have_one_code_whatever_their_colour() -> None:
     assert raw_counts(mask_yxc) == {"#00000000": 2, "#ff000080": 1, "#ff0000": 1}
     known = table("#ff0000", "#ff000080", ignore=("#00000000",))
     assert known.map_plane(mask_yxc, where="").tolist() == [[0, IGNORE_INDEX, IGNORE_INDEX, 1]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_what_is_in_no_class_is_ignored_where_it_is_not_annotated(dtype: Any) -> None:
+    mask_yxc = np.array([[0, 1, 2, 9, 254, 255]], dtype)[..., None]
+    scribbles = replace(table(1, 2, ignore=(255,)), ignores_unlabelled=True)
+    assert scribbles.map_plane(mask_yxc, where="").tolist() == [[IGNORE_INDEX, 0, 1, *[IGNORE_INDEX] * 3]]
+    # nor is what was drawn of a class that is said to be missing
+    assert replace(scribbles, not_annotated=(1,)).map_plane(mask_yxc[:, :3], where="").tolist() == [
+        [IGNORE_INDEX, 0, IGNORE_INDEX]
+    ]
 
 
 class TestUnknownValues:
