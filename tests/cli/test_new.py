@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +19,10 @@ from stackseg.errors import DataError, ParamsError, StacksegError
 from stackseg.intake.params_update import SAMPLE_TRAINING
 from stackseg.model.weights_file import find_weights_file
 from stackseg.params import read_params
+from stackseg.params.file import write_values
 from stackseg.recipes.recipe import FOLDER, NAMES, read_recipe
 from stackseg.search.space.parse import read_space
+from verbs import verb
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,3 +124,26 @@ def test_files_of_one_s_own_are_added_at_once(tmp_path: Path, monkeypatch: pytes
     read_space(params)
     assert (tmp_path / "mine" / "data.dvc").exists()
     assert read_params(tmp_path / "mine" / "params.yaml").train.patch_size == 64
+
+
+def test_scribbles_are_added_with_what_is_not_drawn_left_out(project: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    masks_zyx = random.integers(1, 4, (8, 64, 64)).astype(np.uint8)
+    masks_zyx[random.random(masks_zyx.shape) > 0.1] = 0
+    masks_zyx[6:] = 0  # nothing is drawn there
+    for name, stack in (("i", random.integers(0, 255, (8, 64, 64)).astype(np.uint8)), ("m", masks_zyx)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", stack, photometric="minisblack", metadata={"axes": "ZYX"})
+    write_values(project / "params.yaml", {"data.unlabelled": "ignore"})
+    told = verb(project, "add", str(tmp_path / "i.tif"), str(tmp_path / "m.tif"), "--name", "rock")
+    assert re.search(r"0 .* ignored", told)
+    data = read_params(project / "params.yaml").data
+    assert [one.codes for one in data.classes] == [(1,), (2,), (3,)]
+    assert (data.ignore, data.unlabelled) == (None, "ignore")
+    # further scribbles lack a class and hold another that is in none
+    tifffile.imwrite(tmp_path / "m.tif", np.where(masks_zyx == 3, 9, masks_zyx), photometric="minisblack")
+    verb(project, "add", str(tmp_path / "i.tif"), str(tmp_path / "m.tif"), "--name", "more")
+    shown, catalog = verb(project, "check"), json.loads(verb(project, "check", "--json"))
+    assert [[plane["z"] for plane in one["planes"]] for one in catalog["specimens"]] == [[*range(6)]] * 2
+    training = [plane["z"] for plane in catalog["specimens"][0]["planes"] if plane["part"] == "training"]
+    share = (np.mean(masks_zyx[training] > 0) + np.mean(np.isin(masks_zyx[training], (1, 2)))) / 2
+    assert re.search(rf"training +{2 * len(training)} +{share:.2%} ", shown)

@@ -326,3 +326,29 @@ def test_units_of_several_planes_give_an_interval_of_f1(trained_on_discs: tuple[
     assert interval.high is not None
     assert f1 is not None
     assert interval.low <= f1 <= interval.high
+
+
+def test_a_class_that_nobody_annotated_is_not_scored_on_that_specimen(
+    stack_files: Any, bundle: Bundle, make_project: Any, tmp_path: Path
+) -> None:
+    tiny_stack, write_specimen = stack_files
+    spare = make_project(tmp_path / "spare")
+    for seed, name in enumerate(("a", "b")):
+        write_specimen(tmp_path / "data" / name, *tiny_stack(seed=seed))
+    masks: list[dict[PlaneRef, Any]] = [{}, {}]
+    counts = []
+    for kept, partial in zip(masks, ({}, {"b": ["grain", "ore"]}), strict=True):
+        catalog = build_catalog(tmp_path / "data", spare.params.override({"data.partial": partial}))
+        counts.append(count_planes(bundle, catalog, tmp_path / "data", QUICK, on_mask=kept.__setitem__))
+    for before, after in zip(*counts, strict=True):
+        if after.ref.specimen == "a":
+            assert (after.counts_cc == before.counts_cc).all()
+            continue
+        # all that is left is void, and whatever is predicted counts as that
+        assert before.counts_cc[0, 1:].sum() > 0
+        num_void = before.counts_cc[0].sum()
+        assert after.counts_cc.tolist() == [[num_void, 0, 0], [0, 0, 0], [0, 0, 0]]
+        assert after.tiles_tcc.sum(0).tolist() == after.counts_cc.tolist()
+        assert after.boundary.num_predicted == (0, 0, 0)
+        assert not masks[1][after.ref].any()
+        assert masks[0][after.ref].any()

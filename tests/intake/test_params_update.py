@@ -169,6 +169,23 @@ class TestFurtherData:
         assert adapt(path, table, fresh=False, ignore=255) != []
         assert read_params(path).data.ignore == 255
 
+    def test_what_is_ignored_is_written_and_read_back(self, path: Path) -> None:
+        names, raw, display = zip(*TWO, strict=True)
+        for ignore, ignores_unlabelled in (((7, "#ff0000"), True), ((7,), True), ((), False)):
+            table = LabelTable(names, raw, display, ignore, ignores_unlabelled=ignores_unlabelled)
+            adapt_params(path, table, [], fresh=False, anew=False, colour="keep")
+            assert label_table(read_params(path)) == table
+            before = path.read_bytes()
+            assert adapt_params(path, table, [], fresh=False, anew=False, colour="keep") == []
+            assert path.read_bytes() == before
+
+    def test_what_nobody_annotated_is_said_of_specimens_that_stay(self, path: Path) -> None:
+        write_values(path, {"data.partial": {"rock": ["clay"]}})
+        adapt(path, fresh=False)
+        assert read_params(path).data.partial == {"rock": ["clay"]}
+        adapt(path)
+        assert read_params(path).data.partial == {}
+
     def test_codes_written_in_capitals_are_no_change(self, path: Path) -> None:
         adapt(path, COLOURS, fresh=False)
         path.write_text(path.read_text(encoding="utf-8").replace("#ff0000", "#FF0000"), encoding="utf-8")

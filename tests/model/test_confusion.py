@@ -10,6 +10,7 @@ from stackseg.dataset.labels.table import IGNORE_INDEX
 from stackseg.errors import DataError
 from stackseg.model.confusion import (
     confusion_counts,
+    count_as_first,
     dice_per_class,
     iou_per_class,
     mean_iou,
@@ -145,3 +146,11 @@ def test_what_is_predicted_on_ignored_pixels_does_not_matter(case: tuple[np.ndar
 def test_values_that_are_no_class_are_refused(truth: list[int], prediction: list[int], complaint: str) -> None:
     with pytest.raises(DataError, match=complaint):
         confusion_counts(np.array(truth), np.array(prediction), 2)
+
+
+def test_predictions_of_some_classes_count_as_the_first() -> None:
+    prediction_yx = np.array([[0, 1, 2, 3]], np.uint8)
+    assert count_as_first(prediction_yx, ()) is prediction_yx
+    found_yx = count_as_first(prediction_yx, (1, 3))
+    assert (found_yx.tolist(), found_yx.dtype) == ([[0, 0, 2, 0]], np.uint8)
+    assert prediction_yx.tolist() == [[0, 1, 2, 3]]

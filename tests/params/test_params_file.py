@@ -118,6 +118,19 @@ class TestBadInput:
         text = "data: {classes: [{name: a, raw: 0, display: '#000000'}], ignore: 0}"
         assert "named twice" in message(tmp_path, text)
 
+    def test_several_values_to_ignore(self, tmp_path: Path) -> None:
+        classes = "classes: [{name: a, raw: 0, display: '#000000'}]"
+        for text, expected in (("null", ()), ("7", (7,)), ("[]", ()), ("[7, '#FF0000']", (7, "#ff0000"))):
+            assert read_params(written(tmp_path, f"data: {{{classes}, ignore: {text}}}")).data.ignored == expected
+        for text in ("[7, 0]", "[7, 7]"):
+            assert "named twice" in message(tmp_path, f"data: {{{classes}, ignore: {text}}}")
+
+    @pytest.mark.parametrize("setting", ["unlabelled: ignore", "partial: {rock: [cell]}"])
+    def test_objects_are_annotated_all_or_not_at_all(self, tmp_path: Path, setting: str) -> None:
+        told = message(tmp_path, f"data: {{instances: true, {setting}}}")
+        assert told.startswith("data: data.unlabelled and data.partial are for masks of classes")
+        assert read_params(written(tmp_path, f"data: {{{setting}}}")).data
+
     @pytest.mark.parametrize("raw", [[0, 1, 2], [1, 0], [255, 1], [0]])
     def test_objects_have_a_background_and_one_class(self, tmp_path: Path, raw: list[int]) -> None:
         rows = ", ".join(f"{{name: c{code}, raw: {code}, display: '#000000'}}" for code in raw)

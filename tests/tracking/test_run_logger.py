@@ -26,7 +26,7 @@ from stackseg.tracking.run_logger import remove_checkpoints_of
 from stackseg.tracking.store import prepare_store
 from stackseg.training.train import Machine, TrainingResult
 from stackseg.training.validation import _shares
-from tiny_projects import Project, make_tiny_project
+from tiny_projects import Project, make_tiny_project, tiny_stack, write_specimen
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
@@ -201,3 +201,12 @@ def test_a_section_is_written_anew_and_the_others_stay(mine: str, texts: list[st
     assert with_section(note, "Data", third) == with_section(with_section(mine, "Data", third), "Scores", second)
     assert with_section(note, "Scores", second) == note
     assert mine.strip() in note
+
+
+def test_any_specimen_may_be_partly_annotated(recorded: tuple[Project, str], tmp_path: Path) -> None:
+    project, experiment_id = recorded
+    write_specimen(project.data / "a+b", *tiny_stack(seed=1))
+    project = project.having({"data.partial": {"a+b": ["ore"]}, "train.epochs": 1})
+    logged(project, experiment_id, tmp_path / "outputs")
+    (run,) = mlflow.search_runs([experiment_id], output_format="list")
+    assert run.data.params["data.partial.a_b"] == '["ore"]'

@@ -15,7 +15,13 @@ from torch.nn import functional as F
 from stackseg.dataset.labels.table import IGNORE_INDEX as IGNORE
 from stackseg.errors import ParamsError
 from stackseg.params.train import LossName, TrainParams
-from stackseg.training.losses import SegmentationLoss, all_reduce_sum, balanced_weights, training_loss
+from stackseg.training.losses import (
+    SegmentationLoss,
+    all_reduce_sum,
+    balanced_weights,
+    merge_into_first,
+    training_loss,
+)
 
 TERM_NAMES = get_args(LossName)
 ALL_TERMS = {name: 1.0 + index / 10 for index, name in enumerate(TERM_NAMES)}
@@ -268,3 +274,49 @@ def test_the_params_choose_terms_and_weights() -> None:
 def test_interior_and_boundary_of_objects_weigh_as_their_class() -> None:
     loss = training_loss(TrainParams(class_weights=[2, 3]), [10, 30], instances=True)
     assert loss.class_weights.tolist() == [2.0, 3.0, 3.0]
+
+
+def test_images_of_which_no_class_is_missing_keep_their_logits() -> None:
+    logits, target = example(13)
+    merged = merge_into_first(logits, torch.zeros(3, 4, dtype=torch.bool))
+    assert torch.equal(merged, logits)
+    loss = build_loss(ALL_TERMS, num_classes=4)
+    assert torch.equal(gradient(loss(merged, target), logits), gradient(loss(logits, target), logits))
+
+
+def test_a_missing_class_is_one_with_the_first_and_others_keep_their_probability() -> None:
+    logits, _ = example(14)
+    missing = torch.tensor([[False, False, True, False], [False] * 4, [False, True, False, True]])
+    p, merged = logits.softmax(1), merge_into_first(logits, missing).softmax(1)
+    torch.testing.assert_close(merged[0, 0], p[0, 0] + p[0, 2])
+    torch.testing.assert_close(merged[2, 0], p[2, 0] + p[2, 1] + p[2, 3])
+    assert (merged[missing] == 0).all()
+    kept = ~missing
+    kept[:, 0] = False
+    torch.testing.assert_close(merged[kept], p[kept])
+
+
+@one_term
+def test_without_the_missing_class_the_term_is_that_of_a_network_without_it(name: str) -> None:
+    logits, target = example(15, ignored=0.3)
+    target[target == 3] = IGNORE
+    missing = torch.tensor([[False, False, False, True]]).expand(3, -1)
+    found = build_loss({name: 1.0}, num_classes=4)(merge_into_first(logits, missing), target)
+    three = torch.cat([torch.logaddexp(logits[:, :1], logits[:, 3:]), logits[:, 1:3]], 1)
+    expected = build_loss({name: 1.0}, num_classes=3)(three, target)
+    # bce is a mean over the four classes, to which the missing one adds nothing
+    torch.testing.assert_close(found, expected * (0.75 if name == "bce" else 1.0))
+    torch.testing.assert_close(
+        gradient(found, logits), gradient(expected * (0.75 if name == "bce" else 1.0), logits), rtol=1e-4, atol=1e-7
+    )
+
+
+@one_term
+def test_the_missing_class_costs_nothing_on_the_first(name: str) -> None:
+    target = torch.zeros(1, 6, 6, dtype=torch.long)
+    logits = torch.zeros(1, 3, 6, 6)
+    logits[:, 2] = 20.0  # what the network says
+    logits[:, 1] = -20.0
+    loss = build_loss({name: 1.0}, num_classes=3)
+    assert loss(logits, target).item() > 0.9
+    assert loss(merge_into_first(logits, torch.tensor([[False, False, True]])), target).item() < 1e-6

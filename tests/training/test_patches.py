@@ -45,9 +45,10 @@ def epochs_of(dataset: PatchDataset, num_workers: int, num_epochs: int = 2) -> l
     found: list[torch.Tensor] = []
     for epoch in range(num_epochs):
         sampler.epoch = epoch
-        for image_bcyx, labels_byx in loader:
+        for image_bcyx, labels_byx, missing_bc in loader:
             assert image_bcyx.dtype == torch.float32
             assert labels_byx.dtype == torch.int64
+            assert not missing_bc.any()
             found += [image_bcyx, labels_byx]
     return found
 
@@ -140,7 +141,7 @@ def test_patches_are_cut_from_what_segment_feeds(
     dataset = dataset_of(project.catalog, project.data, context_slices=context_slices)
     found_in: Counter[int] = Counter()
     for number in range(24):
-        image_cyx, labels_yx = (one.numpy() for one in dataset[number])
+        image_cyx, labels_yx = (one.numpy() for one in dataset[number][:2])
         places = [
             z
             for z, (image_yxc, truth_yx) in whole.items()
@@ -195,7 +196,7 @@ def test_small_planes_are_mirrored_and_what_is_beyond_does_not_count(
     height, width = shape_yx[0], min(32, shape_yx[1])
     dataset = dataset_of(project.catalog, project.data)
     for number in range(12):
-        image_cyx, labels_yx = (one.numpy() for one in dataset[number])
+        image_cyx, labels_yx = (one.numpy() for one in dataset[number][:2])
         assert image_cyx.shape == (1, 32, 32)
         assert (labels_yx[:height, :width] < 3).all()
         assert (labels_yx[height:] == IGNORE).all()
@@ -395,3 +396,74 @@ def test_warped_objects_keep_their_numbers(trained_on_discs: tuple[Any, Any], pr
         assert varied_yx.dtype == np.uint16
         assert set(np.unique(varied_yx)) <= set(np.unique(given_yx))
     assert not all(np.array_equal(given, varied) for given, varied in codes)
+
+
+def test_where_all_is_labelled_the_patches_are_those_of_earlier_versions(shared_project: Any) -> None:
+    dataset = dataset_of(shared_project.catalog, shared_project.data)
+    drawn = [dataset._choose(np.random.Generator(np.random.PCG64([7, 0, number]))) for number in range(10)]
+    assert [(ref.z, top, left) for ref, top, left in drawn] == [
+        *[(5, 5, 13), (2, 6, 12), (2, 0, 16), (5, 5, 16), (5, 3, 3)],
+        *[(1, 5, 13), (0, 8, 5), (3, 1, 16), (0, 0, 13), (5, 8, 11)],
+    ]
+
+
+@pytest.mark.parametrize("rare_share", [0.0, 0.5])
+def test_patches_lie_around_labels_where_there_are_few(
+    make_project: Any, stack_files: Any, tmp_path: Path, rare_share: float
+) -> None:
+    tiny_stack, write_specimen = stack_files
+    spare = make_project(tmp_path / "spare", {"data.ignore": 99})
+    images, masks_zyx = tiny_stack(shape_yx=(128, 128))
+    sparse_zyx = np.full_like(masks_zyx, 99)
+    sparse_zyx[0] = masks_zyx[0]  # wholly labelled
+    # of the others a corner of two classes and one dot, and nothing at all of plane 2
+    sparse_zyx[:, :4, :4], sparse_zyx[:, 4:8, :4], sparse_zyx[:, 100, 90] = 0, 3, 7
+    sparse_zyx[2] = 99
+    write_specimen(tmp_path / "data" / "rock", images, sparse_zyx)
+    catalog = build_catalog(tmp_path / "data", spare.params)
+    num = 300
+    dataset = dataset_of(catalog, tmp_path / "data", rare_share=rare_share, patches_per_epoch=num)
+    labels = [dataset[number][1].numpy() for number in range(num)]
+    assert all((one != IGNORE).any() for one in labels)
+    drawn = [dataset._choose(np.random.Generator(np.random.PCG64([3, number]))) for number in range(num)]
+    training = {ref.z for ref, _ in catalog.planes("training")}
+    assert {ref.z for ref, _, _ in drawn} == training - {2}
+    if not rare_share:
+        # each of the 33 labelled pixels is as likely as another, and the whole plane is drawn from evenly
+        dots = sum(top > 60 for ref, top, _ in drawn if ref.z) / sum(ref.z > 0 for ref, _, _ in drawn)
+        assert dots == pytest.approx(1 / 33, abs=0.03)
+        assert len({(top, left) for ref, top, left in drawn if ref.z == 0}) > 40
+
+
+def test_planes_that_are_half_labelled_are_drawn_from_as_before(
+    make_project: Any, stack_files: Any, tmp_path: Path
+) -> None:
+    tiny_stack, write_specimen = stack_files
+    spare = make_project(tmp_path / "spare", {"data.ignore": 99})
+    images, masks_zyx = tiny_stack()
+    write_specimen(tmp_path / "whole" / "rock", images, masks_zyx)
+    masks_zyx[:, :, 24:] = 99
+    write_specimen(tmp_path / "half" / "rock", images, masks_zyx)
+    places = []
+    for name in ("whole", "half"):
+        catalog = build_catalog(tmp_path / name, spare.params)
+        dataset = dataset_of(catalog, tmp_path / name, rare_share=0.0)
+        places.append([dataset._choose(np.random.Generator(np.random.PCG64(number))) for number in range(40)])
+    assert places[0] == places[1]
+
+
+def test_a_patch_says_which_classes_nobody_annotated(make_project: Any, stack_files: Any, tmp_path: Path) -> None:
+    tiny_stack, write_specimen = stack_files
+    spare = make_project(tmp_path / "spare", {"data.partial": {}})
+    for seed, name in enumerate(("a", "b")):
+        write_specimen(tmp_path / "data" / name, *tiny_stack(seed=seed))
+    catalog = build_catalog(tmp_path / "data", spare.params.override({"data.partial": {"b": ["ore"]}}))
+    dataset = dataset_of(catalog, tmp_path / "data")
+    seen = set()
+    for number in range(24):
+        ref, _, _ = dataset._choose(np.random.Generator(np.random.PCG64([7, *divmod(number, 12)])))
+        _, labels_yx, missing_c = dataset[number]
+        assert missing_c.tolist() == [False, False, ref.specimen == "b"]
+        assert ref.specimen == "a" or not (labels_yx == 2).any()
+        seen.add(ref.specimen)
+    assert seen == {"a", "b"}

@@ -523,3 +523,30 @@ def test_an_equal_training_is_refused_while_one_runs(tmp_path: Path, follower: A
         first.kill()
     project.train(callbacks=(second,))
     assert len(second.starts) == 1
+
+
+def test_a_class_that_nobody_annotated_is_learnt_as_part_of_the_first(
+    make_project: Any, tmp_path: Path, stack_files: Any
+) -> None:
+    tiny_stack, write_specimen = stack_files
+    made = make_project(tmp_path / "spare", {"data.ignore": 99, "train.epochs": 1})
+    weights = []
+    for partial in ({}, {"b": ["ore"]}):
+        data = tmp_path / f"data{len(partial)}"
+        for seed, name in enumerate(("a", "b")):
+            images, masks_zyx = tiny_stack(seed=seed)
+            masks_zyx[masks_zyx == 7] = 7 if name == "a" or partial else 99
+            write_specimen(data / name, images, masks_zyx)
+        params = made.params.override({"data.partial": partial})
+        catalog = build_catalog(data, params)
+        model, checkpoints = tmp_path / f"model{len(partial)}", tmp_path / f"checkpoints{len(partial)}"
+        result = train(params, catalog, data=data, model=model, checkpoints=checkpoints, machine=Machine(device="cpu"))
+        assert result is not None
+        assert math.isfinite(result.history[0].loss)
+        bundle = load_bundle(model)
+        weights.append(torch.cat([one.flatten() for one in bundle.network.state_dict().values()]))
+        # what validation says is what evaluation says
+        scored = evaluate(bundle, catalog, data, params.evaluate, part="validation")
+        assert result.spec.validation.mean_iou == scored.mean_iou
+    # the labels are the same, and the first class takes in what nobody annotated
+    assert not torch.equal(*weights)

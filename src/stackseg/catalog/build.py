@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from stackseg.catalog.checks import require_trainable, with_summary
 from stackseg.catalog.groups import GROUPS_FILE, read_groups, runs_of_planes
+from stackseg.catalog.partial import classes_not_annotated
 from stackseg.dataset.agreement import require_agreement
 from stackseg.dataset.channels import ColourPolicy, apply_colour
 from stackseg.dataset.fingerprints import data_digest, pixel_digest
@@ -48,7 +50,9 @@ def build_catalog(
     table = label_table(params)
     specimens = find_specimens(data)
     require_agreement(specimens, params.data.colour)
-    refs = [PlaneRef(one.name, z) for one in specimens for z in one.labelled]
+    missing = classes_not_annotated(params.data, [one.name for one in specimens])
+    tables = {one.name: replace(table, not_annotated=missing[one.name]) for one in specimens}
+    refs = [PlaneRef(one.name, z) for one in specimens for z in one.annotated(tables[one.name])]
     groups = _groups(data, specimens, params)
     parts = assign_parts(refs, params.split, params.seed, groups)
     by_name = {one.name: one for one in specimens}
@@ -59,7 +63,7 @@ def build_catalog(
         for done, ref in enumerate(refs):
             image_yxc = by_name[ref.specimen].plane(ref.z)
             group = groups[ref] if groups else None
-            records[ref] = _describe(by_name[ref.specimen], ref, image_yxc, table, parts[ref], group)
+            records[ref] = _describe(by_name[ref.specimen], ref, image_yxc, tables[ref.specimen], parts[ref], group)
             yield ref, apply_colour(image_yxc, policy.colour, str(ref))
             progress(done + 1, len(refs))
 
@@ -72,8 +76,9 @@ def build_catalog(
             classes=tuple(ClassRecord(name=c.name, raw=c.codes, display=c.display) for c in params.data.classes),
             ignore=table.ignore,
             instances=table.instances,
+            unlabelled=params.data.unlabelled,
             split=params.split,
-            specimens=tuple(_specimen_record(one, records) for one in specimens),
+            specimens=tuple(_specimen_record(one, records, tables[one.name]) for one in specimens),
             class_fractions={},
             warnings=(),
             **measured,
@@ -196,7 +201,7 @@ def _describe(
     )
 
 
-def _specimen_record(specimen: Specimen, records: Mapping[PlaneRef, PlaneRecord]) -> SpecimenRecord:
+def _specimen_record(specimen: Specimen, records: Mapping[PlaneRef, PlaneRecord], table: LabelTable) -> SpecimenRecord:
     info = specimen.image_file(0).info
     return SpecimenRecord(
         name=specimen.name,
@@ -206,7 +211,8 @@ def _specimen_record(specimen: Specimen, records: Mapping[PlaneRef, PlaneRecord]
         is_stack=specimen.is_stack,
         voxel_size_zyx_um=specimen.voxel_size_zyx_um(),
         notes=tuple(specimen.notes()),
-        planes=tuple(records[PlaneRef(specimen.name, z)] for z in specimen.labelled),
+        planes=tuple(plane for ref, plane in records.items() if ref.specimen == specimen.name),
+        not_annotated=tuple(table.names[index] for index in table.not_annotated),
     )
 
 

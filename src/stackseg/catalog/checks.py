@@ -39,7 +39,9 @@ def require_trainable(catalog: Catalog, where: str) -> None:
         raise DataError(
             f"all {len(training)} training planes are constant", where=where, remedy="check the images' export"
         )
-    missing = [one.name for one, n in zip(catalog.classes, catalog.class_pixels("training"), strict=True) if n == 0]
+    # of constant planes none is drawn
+    drawn = [plane.class_pixels for _, plane in training if not plane.constant]
+    missing = [one.name for one, n in zip(catalog.classes, map(sum, zip(*drawn, strict=True)), strict=True) if n == 0]
     if missing:
         raise DataError(
             f"class {', '.join(missing)} has no pixel in the training part",
@@ -75,5 +77,10 @@ def _warnings(catalog: Catalog) -> Iterator[str]:
     if len(sizes) > 1:
         yield f"specimens differ in voxel size: {', '.join(str(one) for one in sorted(sizes, key=str))} µm"
     for specimen in catalog.specimens:
+        if specimen.not_annotated:
+            yield (
+                f"{specimen.name}: {', '.join(specimen.not_annotated)} not annotated (data.partial), so neither "
+                f"trained nor scored there, and counted as {catalog.classes[0].name}"
+            )
         for note in specimen.notes:
             yield f"{specimen.name}: {note}"

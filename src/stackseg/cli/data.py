@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from stackseg.errors import DataError, ParamsError
 if TYPE_CHECKING:
     from stackseg.dataset.labels.table import LabelTable
     from stackseg.dataset.records import Catalog
+    from stackseg.dataset.splits import Part
     from stackseg.intake.add import Inspection
     from stackseg.params import Params
 
@@ -163,11 +165,17 @@ def show_catalog(catalog: Catalog) -> None:
         ],
     )  # fmt: skip
     parts = list(catalog.class_fractions)
+    partly = any(plane.ignored_pixels for _, plane in catalog.planes(*parts))
     table(
         f"split: {catalog.split.method}",
-        ("part", "planes", *(one.name for one in catalog.classes)),
+        ("part", "planes", *["labelled"] * partly, *(one.name for one in catalog.classes)),
         [
-            (part, len(catalog.planes(part)), *(f"{share:.2%}" for share in catalog.class_fractions[part]))
+            (
+                part,
+                len(catalog.planes(part)),
+                *[_labelled(catalog, part)] * partly,
+                *(f"{share:.2%}" for share in catalog.class_fractions[part]),
+            )
             for part in parts
         ],
     )
@@ -181,27 +189,43 @@ def show_catalog(catalog: Catalog) -> None:
         warn(line)
 
 
+def _labelled(catalog: Catalog, part: Part) -> str:
+    """Return the share of labelled pixels in the annotated planes of a part."""
+    num_ignored = sum(plane.ignored_pixels for _, plane in catalog.planes(part))
+    num_labelled = sum(catalog.class_pixels(part))
+    return f"{num_labelled / (num_labelled + num_ignored):.2%}"
+
+
 def _choose_table(inspection: Inspection, params: Params, file: Path | None, *, anew: bool) -> LabelTable:
     from stackseg.dataset.records import label_table
     from stackseg.intake.label_proposal import are_instances, instance_table, propose_table
     from stackseg.params.data import read_classes
 
+    ignores_unlabelled = params.data.unlabelled == "ignore"
     if file is not None:
-        return label_table(params.model_copy(update={"data": read_classes(file)}))
+        named = read_classes(file)
+        given = label_table(params.model_copy(update={"data": named}))
+        # a table that says nothing of it leaves it as it is
+        says_nothing = "unlabelled" not in named.model_fields_set and not given.instances
+        return replace(given, ignores_unlabelled=ignores_unlabelled) if says_nothing else given
     specimen = inspection.specimen
     first = specimen.mask_file(specimen.labelled[0]).info.path
     where = str(first if specimen.is_stack else first.parent)
-    objects = are_instances(inspection.raw_of_planes, inspection.num_regions)
+    objects = not ignores_unlabelled and are_instances(inspection.raw_of_planes, inspection.num_regions)
     if anew or not params.data.classes:
         if objects:
             say("the masks number objects, for they hold many values and each of a plane is one connected region")
             return instance_table()
         lossy = any(specimen.mask_file(z).info.encoding.may_be_lossy for z in specimen.labelled)
-        return propose_table(inspection.raw, planes=inspection.raw_of_planes, may_be_lossy=lossy, where=where)
+        undrawn: set[int | str] = {0, "#000000", "#00000000"} if ignores_unlabelled else set()
+        counts = {code: count for code, count in inspection.raw.items() if code not in undrawn}
+        planes = [codes - undrawn for codes in inspection.raw_of_planes]
+        proposed = propose_table(counts, planes=planes, may_be_lossy=lossy, where=where)
+        return replace(proposed, ignores_unlabelled=ignores_unlabelled)
     present = label_table(params)
     known = {code for raw in present.raw for code in raw} | set(present.ignore)
     unknown = [code for code in inspection.raw if code not in known]
-    if unknown and not present.instances:
+    if unknown and not (present.instances or ignores_unlabelled):
         if objects:
             raise ParamsError(
                 "the masks number objects, and data.classes is for classes",
@@ -280,9 +304,9 @@ def _show_objects(inspection: Inspection, found: LabelTable) -> None:
 
 
 def _class_cells(code: int | str, classes: dict[int | str, int], found: LabelTable) -> tuple[str, str]:
-    if code in found.ignore:
-        return "ignored", ""
     place = classes.get(code)
+    if code in found.ignore or (place is None and found.ignores_unlabelled):
+        return "ignored", ""
     return ("unknown", "") if place is None else (f"{place} {found.names[place]}", swatch(found.display[place]))
 
 

@@ -51,6 +51,7 @@ def require_same_planes(catalog: Catalog, data: Path, *parts: Part) -> None:
     """
     records = dict(catalog.planes(*parts))
     for specimen, refs in by_specimen(list(records), data):
+        table = catalog.table_of(specimen.name)
         for ref in refs:
             if ref.z not in specimen.labelled:
                 raise DataError(
@@ -58,7 +59,7 @@ def require_same_planes(catalog: Catalog, data: Path, *parts: Part) -> None:
                     where=str(ref),
                     remedy="`dvc repro`",
                 )
-            truth_yx = specimen.truth(ref.z, catalog.table)
+            truth_yx = specimen.truth(ref.z, table)
             require_same_plane(ref, specimen.plane(ref.z), truth_yx, records[ref])
 
 

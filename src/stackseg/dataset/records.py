@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,6 +64,8 @@ class SpecimenRecord(Record):
     voxel_size_zyx_um: tuple[float | None, float | None, float | None] | None
     notes: tuple[str, ...]
     planes: tuple[PlaneRecord, ...]
+    # classes that nobody annotated here; as `instances` below, left out where it says nothing
+    not_annotated: tuple[str, ...] = Field((), exclude_if=lambda names: not names)
 
 
 class Catalog(Record):
@@ -76,6 +79,7 @@ class Catalog(Record):
     ignore: tuple[int | str, ...]
     # left out of the digest where it says nothing, so that older catalogues keep theirs
     instances: bool = Field(False, exclude_if=lambda instances: not instances)
+    unlabelled: Literal["ignore"] | None = Field(None, exclude_if=lambda unlabelled: unlabelled is None)
     split: SplitParams
     intensity: IntensityPolicy
     profile: IntensityProfile
@@ -93,7 +97,14 @@ class Catalog(Record):
             display=tuple(one.display for one in self.classes),
             ignore=self.ignore,
             instances=self.instances,
+            ignores_unlabelled=self.unlabelled == "ignore",
         )
+
+    def table_of(self, specimen: str) -> LabelTable:
+        """Return the table for one specimen, which ignores the classes that nobody annotated there."""
+        names = next(one.not_annotated for one in self.specimens if one.name == specimen)
+        table = self.table
+        return replace(table, not_annotated=tuple(table.names.index(name) for name in names))
 
     @property
     def num_channels(self) -> int:
@@ -206,15 +217,20 @@ def require_described_by(catalog: Catalog, params: Params, where: Path) -> None:
     Raises
     ------
     ParamsError
-        Split, seed, intensity, colour or classes are not those of the catalogue.
+        Split, seed, intensity, colour, classes or what is not annotated are not those of the catalogue.
     """
     pairs = {
         "seed": (catalog.seed, params.seed),
         "split": (catalog.split, params.split),
         "intensity": (catalog.intensity.params, params.intensity),
         "data.colour": (catalog.intensity.colour, params.data.colour),
-        "data.classes": (replace(catalog.table, instances=params.data.instances), label_table(params)),
+        "data.classes": (_classes(catalog.table), _classes(label_table(params))),
         "data.instances": (catalog.instances, params.data.instances),
+        "data.unlabelled": (catalog.unlabelled, params.data.unlabelled),
+        "data.partial": (
+            {one.name: set(one.not_annotated) for one in catalog.specimens if one.not_annotated},
+            {name: set(classes) for name, classes in params.data.partial.items() if classes},
+        ),
     }
     changed = [key for key, (found, wanted) in pairs.items() if found != wanted]
     if changed:
@@ -223,6 +239,10 @@ def require_described_by(catalog: Catalog, params: Params, where: Path) -> None:
             where=str(where),
             remedy="`dvc repro catalog` describes the data anew",
         )
+
+
+def _classes(table: LabelTable) -> LabelTable:
+    return replace(table, instances=False, ignores_unlabelled=False)
 
 
 def label_table(params: Params) -> LabelTable:
@@ -239,6 +259,7 @@ def label_table(params: Params) -> LabelTable:
         names=tuple(one.name for one in classes),
         raw=tuple(one.codes for one in classes),
         display=tuple(one.display for one in classes),
-        ignore=() if params.data.ignore is None else (params.data.ignore,),
+        ignore=params.data.ignored,
         instances=params.data.instances,
+        ignores_unlabelled=params.data.unlabelled == "ignore",
     )

@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from stackseg.atomic import read_text
 from stackseg.dataset.files.stack import Stack, open_stack
 from stackseg.dataset.labels.codes import refuse_channels
-from stackseg.dataset.labels.table import LabelTable
+from stackseg.dataset.labels.table import IGNORE_INDEX, LabelTable
 from stackseg.dataset.pairing import natural_pairs
 from stackseg.errors import DataError
 from stackseg.params.base import yaml_problem
@@ -142,6 +142,26 @@ class Specimen:
     def truth(self, z: int, table: LabelTable) -> npt.NDArray[np.integer]:
         """Return all that the mask of plane z says: numbers of objects where masks hold these, else class indices."""
         return self.instances(z, table) if table.instances else self.labels(z, table)
+
+    def annotated(self, table: LabelTable) -> tuple[int, ...]:
+        """Return the planes that have masks; where the table ignores what is not drawn, those with a labelled pixel.
+
+        Raises
+        ------
+        DataError
+            None has one.
+        """
+        if not table.ignores_unlabelled:
+            return self.labelled
+        drawn = tuple(z for z in self.labelled if (self.labels(z, table) != IGNORE_INDEX).any())
+        if not drawn:
+            raise DataError(
+                f"no pixel of any class in {len(self.labelled)} masks",
+                expected=f"{', '.join(table.names)} somewhere",
+                where=str(self.mask_file(self.labelled[0]).info.path),
+                remedy="check the raw values of data.classes, or leave the specimen out",
+            )
+        return drawn
 
     def notes(self) -> list[str]:
         """Return what a user should hear of the files, each sentence once."""

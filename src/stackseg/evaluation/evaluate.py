@@ -31,7 +31,7 @@ from stackseg.evaluation.metrics import PlaneScore, Scores, plane_score, scores_
 from stackseg.evaluation.object_scores import ObjectScores, f1_at_half, object_counts, object_scores
 from stackseg.evaluation.rand_vi import RandViScore, RandViScores, mean_rand_vi, rand_vi_score
 from stackseg.model.bundle import Bundle
-from stackseg.model.confusion import confusion_counts
+from stackseg.model.confusion import confusion_counts, count_as_first
 from stackseg.model.devices import resolve_precision
 from stackseg.model.segment import SegmentedPlane, segment
 from stackseg.params.evaluate import EvaluateParams
@@ -135,7 +135,8 @@ def count_planes(
     progress
         Called with planes done and planes in all.
     on_mask
-        Called with each plane and its predicted class indices (Y, X).
+        Called with each plane and its predicted class indices (Y, X), as they are scored: classes that nobody annotated
+        there count as the first.
 
     Raises
     ------
@@ -151,22 +152,24 @@ def count_planes(
     found: list[PlaneCounts] = []
     for specimen, refs in by_specimen(list(records), data):
         decoded = _DecodedOnce(specimen, bundle.inference.context_slices)
+        table = catalog.table_of(specimen.name)
         for plane in segment(decoded, bundle, planes=[ref.z for ref in refs], objects=True):
             ref = PlaneRef(specimen.name, plane.z)
-            require_same_plane(ref, decoded.plane(plane.z), specimen.truth(plane.z, catalog.table), records[ref])
-            truth_yx = specimen.labels(plane.z, catalog.table)
+            require_same_plane(ref, decoded.plane(plane.z), specimen.truth(plane.z, table), records[ref])
+            truth_yx = specimen.labels(plane.z, table)
+            found_yx = count_as_first(plane.mask_yx, table.not_annotated)
             found.append(
                 PlaneCounts(
                     ref,
                     records[ref],
-                    confusion_counts(truth_yx, plane.mask_yx, num_classes),
-                    tile_counts(truth_yx, plane.mask_yx, num_classes, TILE),
-                    boundary_counts(truth_yx, plane.mask_yx, num_classes, tolerance_px=params.boundary_tolerance),
-                    None if membrane is None else rand_vi_score(truth_yx, plane.mask_yx, membrane),
+                    confusion_counts(truth_yx, found_yx, num_classes),
+                    tile_counts(truth_yx, found_yx, num_classes, TILE),
+                    boundary_counts(truth_yx, found_yx, num_classes, tolerance_px=params.boundary_tolerance),
+                    None if membrane is None else rand_vi_score(truth_yx, found_yx, membrane),
                     _object_counts(specimen, plane, catalog),
                 )
             )
-            on_mask(ref, plane.mask_yx)
+            on_mask(ref, found_yx)
             progress(len(found), len(records))
     return found
 

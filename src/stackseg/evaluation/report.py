@@ -162,7 +162,7 @@ def _draw_overlays(
     classes = [(one.name, one.display) for one in catalog.classes]
     for label, score in chosen:
         specimen = specimens[score.specimen]
-        truth_yx = specimen.labels(score.plane, catalog.table)
+        truth_yx = specimen.labels(score.plane, catalog.table_of(score.specimen))
         mask_n = np.frombuffer(zlib.decompress(packed[PlaneRef(score.specimen, score.plane)]), np.uint8)
         draw_overlay(
             # the label alone tells pictures apart; a file's name has a limit

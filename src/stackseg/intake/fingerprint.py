@@ -59,7 +59,7 @@ def measure(
     progress: Callable[[int, int], None] = lambda done, all_: None,
 ) -> Fingerprint:
     """Measure a specimen with its class table; reads at most `MEASURED_PLANES` of its annotated planes."""
-    labelled = specimen.labelled
+    labelled = specimen.annotated(table)
     chosen = chosen_planes(labelled)
     details: dict[int, npt.NDArray[np.float32]] = {}
     moments = np.zeros((len(chosen), len(table.names), 3))

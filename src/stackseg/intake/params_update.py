@@ -35,7 +35,7 @@ def adapt_params(
     Parameters
     ----------
     table
-        Classes of the data; one raw code at most is ignored.
+        Classes of the data, and what is ignored.
     proposals
         Settings that suit the data.
     fresh
@@ -51,23 +51,24 @@ def adapt_params(
         What was changed, a line each.
     """
     classes = list(zip(table.names, table.raw, table.display, strict=True))
-    ignore = table.ignore[0] if table.ignore else None
     tree = read_tree(path)
     changed = []
-    rows = [
-        {"name": name, "raw": _quoted(raw[0]) if len(raw) == 1 else [*map(_quoted, raw)], "display": _quoted(display)}
-        for name, raw, display in classes
-    ]
+    rows = [{"name": name, "raw": _short(raw), "display": _quoted(display)} for name, raw, display in classes]
     data = tree.setdefault("data", {})
     params = read_params(path)
     present = params.data
-    same = present.ignore == ignore and [(one.name, one.codes, one.display) for one in present.classes] == classes
+    named = [(one.name, one.codes, one.display) for one in present.classes]
+    same = present.ignored == table.ignore and named == classes
     if anew or not same:
         data["classes"] = rows
-        data["ignore"] = None if ignore is None else _quoted(ignore)
+        data["ignore"] = _short(table.ignore) if table.ignore else None
         changed.append(f"data.classes has {len(rows)} classes")
     if present.instances != table.instances:
         _set(tree, "data", {"instances": table.instances}, changed)
+    if (present.unlabelled == "ignore") != table.ignores_unlabelled:
+        _set(tree, "data", {"unlabelled": "ignore" if table.ignores_unlabelled else None}, changed)
+    if anew and present.partial:
+        _set(tree, "data", {"partial": {}}, changed)
     _set(tree, "data", {"colour": colour}, changed)
     for section in dict.fromkeys(one.section for one in proposals):
         if section == "model" and params.model.init is not None:
@@ -116,6 +117,10 @@ def _set(tree: Any, section: str, values: Mapping[str, Any], changed: list[str])
 def _quoted(code: int | str) -> int | str:
     # an unquoted # starts a comment
     return DoubleQuotedScalarString(code) if isinstance(code, str) else code
+
+
+def _short(codes: Sequence[int | str]) -> int | str | list[int | str]:
+    return _quoted(codes[0]) if len(codes) == 1 else [*map(_quoted, codes)]
 
 
 def _plain(node: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,14 @@ def confusion_counts(
     _check_classes(truth_n, num_classes, "truth")
     pairs_n = truth_n.astype(np.int64) * num_classes + prediction_yx[known]
     return np.bincount(pairs_n, minlength=num_classes**2).astype(np.int64).reshape(num_classes, num_classes)
+
+
+def count_as_first(prediction_yx: npt.NDArray[np.uint8], classes: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Return predicted class indices (Y, X) with the first class in the place of some.
+
+    Where nobody annotated a class, its pixels are among those of the first class, and predicting it is no mistake.
+    """
+    return np.where(np.isin(prediction_yx, classes), np.uint8(0), prediction_yx) if classes else prediction_yx
 
 
 def iou_per_class(counts_cc: Counts) -> Ratios:

@@ -61,8 +61,19 @@ class DataParams(Section):
     """Channels fed to the network: as stored; luminance of RGB; grey repeated to RGB (for mixed files)."""
     instances: bool = False
     """Whether masks number objects: 0 is the first class, each other value an object of the second."""
-    ignore: RawCode | None = None
-    """Raw mask value or colour of pixels that neither train nor score."""
+    ignore: RawCode | list[RawCode] | None = None
+    """Raw mask value or colour of pixels that neither train nor score; a list for several."""
+    unlabelled: Literal["ignore"] | None = None
+    """What raw values that no class names are: refused (null), or ignored, as what scribbles leave undrawn."""
+    partial: dict[str, list[str]] = Field(default_factory=dict)
+    """Specimen to the classes that nobody annotated there: they are neither trained nor scored on it."""
+
+    @property
+    def ignored(self) -> tuple[int | str, ...]:
+        """Raw codes to be ignored."""
+        if self.ignore is None:
+            return ()
+        return tuple(self.ignore) if isinstance(self.ignore, list) else (self.ignore,)
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -70,16 +81,18 @@ class DataParams(Section):
         if len(set(names)) < len(names):
             raise ValueError("two classes have the same name")
         codes = [code for one in self.classes for code in one.codes]
-        codes += [self.ignore] if self.ignore is not None else []
+        codes += self.ignored
         if len(set(codes)) < len(codes):
             raise ValueError("a raw value or colour is named twice")
         if self.instances and self.classes and (len(self.classes) != 2 or self.classes[0].codes != (0,)):
             raise ValueError("with data.instances there are two classes, of which the first is background with raw: 0")
+        if self.instances and (self.unlabelled or self.partial):
+            raise ValueError("data.unlabelled and data.partial are for masks of classes, not for data.instances")
         return self
 
 
 def read_classes(path: Path) -> DataParams:
-    """Read a class table from a YAML file: a list of classes, or a mapping with `classes` and `ignore`.
+    """Read a class table from a YAML file: a list of classes, or a mapping with `classes`, `ignore` and `unlabelled`.
 
     Raises
     ------

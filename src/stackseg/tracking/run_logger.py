@@ -108,8 +108,10 @@ class TrainingRun:
             self._log_missed([one for one in start.history if one.epoch not in logged])
             return
         shown = self._params.model_dump(mode="json", exclude={"project", "evaluate", "promotion", "search", "format"})
+        values = dict(_flatten(shown))
+        keys = accepted_keys(values)  # those of data.partial are names of specimens
         mlflow.log_params(
-            {key: _param(value) for key, value in _flatten(shown)}
+            {keys[name]: _param(value) for name, value in values.items()}
             | {
                 "device": start.device,
                 "hardware": hardware_name(torch.device(start.device)),

@@ -15,7 +15,7 @@ from stackseg.errors import MachineError
 from stackseg.model.bundle import InferenceSpec
 from stackseg.model.network import build_network, check_forward
 from stackseg.params import Params
-from stackseg.training.losses import training_loss
+from stackseg.training.losses import merge_into_first, training_loss
 from stackseg.training.optim import Schedule, build_average, build_optimizer
 from stackseg.training.parent import Parent
 
@@ -71,6 +71,7 @@ class Learner:
         self._network, self._optimizer = fabric.setup(runnable, optimizer)
         class_pixels = catalog.class_pixels("training")
         self._loss = training_loss(options, class_pixels, instances=catalog.instances).to(fabric.device)
+        self._is_partial = any(one.not_annotated for one in catalog.specimens)
         self._schedule = Schedule(self._optimizer, options, num_steps)
 
     @property
@@ -92,8 +93,10 @@ class Learner:
         """Go into training mode."""
         self._network.train()
 
-    def step(self, image_bcyx: torch.Tensor, target_byx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Learn from one batch.
+    def step(
+        self, image_bcyx: torch.Tensor, target_byx: torch.Tensor, missing_bc: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Learn from one batch, of which `missing_bc` says which classes nobody annotated on which image.
 
         Returns
         -------
@@ -105,6 +108,8 @@ class Learner:
         target_byx = target_byx.to(self._fabric.device, non_blocking=True)
         self._optimizer.zero_grad()
         logits_bcyx = self._network(image_bcyx)
+        if self._is_partial:
+            logits_bcyx = merge_into_first(logits_bcyx, missing_bc.to(self._fabric.device, non_blocking=True))
         loss = self._loss(logits_bcyx, target_byx)
         self._fabric.backward(loss)
         if self._clip_norm is not None:

@@ -19,6 +19,8 @@ from stackseg.dataset.labels.table import IGNORE_INDEX
 from stackseg.errors import ParamsError
 from stackseg.params.train import LossName, TrainParams
 
+# logit of a class that is not there: no exponential of it is more than 0 in float32
+_NOWHERE = -1e4
 # how much the focal loss turns to hard pixels
 FOCAL_GAMMA = 2.0
 # what the Tversky loss charges for false positives and false negatives
@@ -124,6 +126,29 @@ class SegmentationLoss(nn.Module):
         if name == "lovasz":
             return _lovasz_sums(logits_bcyx.softmax(1), truth_bcyx, valid_byx)
         return _overlap_sums(logits_bcyx.softmax(1), truth_bcyx)
+
+
+def merge_into_first(logits_bcyx: Tensor, missing_bc: Tensor) -> Tensor:
+    """Return logits (B, C, Y, X) of the same images where the missing classes of each are one with its first class.
+
+    The first class gets the probability of all of them (log-sum-exp of the logits) and they get none. Where nobody
+    annotated a class, its pixels are among those of the first, and the marginal probability is all that the labels
+    speak of; every term of the loss is then the same as for a network without that class.
+
+    Parameters
+    ----------
+    logits_bcyx
+        From the network.
+    missing_bc
+        (B, C) bool: which classes nobody annotated on which image; never the first. Images where there is none keep
+        their logits to the bit.
+    """
+    logits_bcyx = logits_bcyx.float()
+    missing_bc11 = missing_bc[:, :, None, None]
+    merged_bc11 = missing_bc11.clone()
+    merged_bc11[:, 0] = True
+    first_b1yx = logits_bcyx.masked_fill(~merged_bc11, -math.inf).logsumexp(1, keepdim=True)
+    return torch.cat([first_b1yx, logits_bcyx.masked_fill(missing_bc11, _NOWHERE)[:, 1:]], 1)
 
 
 def training_loss(options: TrainParams, class_pixels: Sequence[int], *, instances: bool = False) -> SegmentationLoss:

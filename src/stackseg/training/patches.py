@@ -24,8 +24,10 @@ from stackseg.model.segment import check_neighbours, stack_context
 from stackseg.training.augmentation import Augmentation, MaskYX
 from stackseg.training.instance_targets import instance_target, patch_codes
 
-# pixels of a rare class remembered per plane: enough to centre patches anywhere it is
+# pixels of a rare class, or of any in a sparse mask, remembered per plane: enough to centre patches anywhere it is
 REMEMBERED_PIXELS = 4096
+# below this share of labelled pixels, patches of a plane are drawn around them
+SPARSE_SHARE = 0.5
 # decoded planes may fill this share of the memory that is free at the start
 MEMORY_SHARE = 0.25
 
@@ -41,11 +43,12 @@ class PatchPlan:
     seed: int
 
 
-class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Random patches of the training planes.
+class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
+    """Random patches of the training planes that have labelled pixels.
 
-    Item number ``epoch * patches_per_epoch + index`` is (image (C, Y, X) float32, target (Y, X) int64): class indices,
-    or what `instance_target` makes of masks that number objects.
+    Item number ``epoch * patches_per_epoch + index`` is (image (C, Y, X) float32, target (Y, X) int64, missing (C,)
+    bool): the target holds class indices, or what `instance_target` makes of masks that number objects; missing are the
+    classes that nobody annotated in the specimen.
 
     Parameters
     ----------
@@ -73,9 +76,9 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self._plan = plan
         self._augmentation = augmentation
         self._policy = catalog.intensity
-        self._table = catalog.table
+        self._tables = {one.name: catalog.table_of(one.name) for one in catalog.specimens}
         self._planes: list[tuple[PlaneRef, PlaneRecord]] = [
-            one for one in catalog.planes("training") if not one[1].constant
+            one for one in catalog.planes("training") if not one[1].constant and any(one[1].class_pixels)
         ]
         opened = by_specimen([ref for ref, _ in self._planes], data)
         self._specimens: dict[str, Specimen] = {one.name: one for one, _ in opened}
@@ -89,16 +92,18 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __len__(self) -> int:
         return self._plan.patches_per_epoch
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         epoch, index = divmod(number, self._plan.patches_per_epoch)
         random = np.random.Generator(np.random.PCG64([self._plan.seed, epoch, index]))
         ref, top, left = self._choose(random)
         image_yxc, truth_yx = self._crop(ref, top, left)
         image_yxc, truth_yx = self._augmentation(image_yxc, truth_yx, int(random.integers(2**31)))
         # behind the augmentation: a contour that was resampled would break
-        target_yx = instance_target(truth_yx) if self._table.instances else truth_yx
+        table = self._tables[ref.specimen]
+        target_yx = instance_target(truth_yx) if table.instances else truth_yx
         image = torch.from_numpy(np.ascontiguousarray(image_yxc)).permute(2, 0, 1)
-        return image, torch.from_numpy(target_yx.astype(np.int64))
+        missing = torch.tensor([index in table.not_annotated for index in range(len(table.names))])
+        return image, torch.from_numpy(target_yx.astype(np.int64)), missing
 
     def _choose(self, random: np.random.Generator) -> tuple[PlaneRef, int, int]:
         """Draw a plane and the upper left corner of a patch in it."""
@@ -107,15 +112,26 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             classes = list(self._rare_odds)
             rare = classes[random.integers(len(classes))]
             ref, plane = self._planes[int(np.searchsorted(self._rare_odds[rare], random.random(), "right"))]
-            pixels = self._pixels_of(ref, rare)
-            y, x = divmod(int(pixels[random.integers(len(pixels))]), plane.shape_yx[1])
-            # not exactly in the centre: the network must not learn that the middle is special
-            y, x = (place - int(random.integers(size // 4, 3 * size // 4)) for place in (y, x))
+            y, x = self._around(ref, plane, rare, random)
         else:
             ref, plane = self._planes[int(np.searchsorted(self._area_odds, random.random(), "right"))]
-            y, x = (int(random.integers(max(1, extent - size + 1))) for extent in plane.shape_yx)
+            if sum(plane.class_pixels) < SPARSE_SHARE * plane.shape_yx[0] * plane.shape_yx[1]:
+                y, x = self._around(ref, plane, None, random)
+            else:
+                y, x = (int(random.integers(max(1, extent - size + 1))) for extent in plane.shape_yx)
         top, left = (min(max(0, at), max(0, n - size)) for at, n in zip((y, x), plane.shape_yx, strict=True))
         return ref, top, left
+
+    def _around(
+        self, ref: PlaneRef, plane: PlaneRecord, wanted: int | None, random: np.random.Generator
+    ) -> tuple[int, int]:
+        """Draw the upper left corner of a patch that holds a pixel of a class, or of any."""
+        size = self._plan.patch_size
+        pixels = self._pixels_of(ref, wanted)
+        y, x = divmod(int(pixels[random.integers(len(pixels))]), plane.shape_yx[1])
+        # not exactly in the centre: the network must not learn that the middle is special
+        y, x = (place - int(random.integers(size // 4, 3 * size // 4)) for place in (y, x))
+        return y, x
 
     def _crop(self, ref: PlaneRef, top: int, left: int) -> tuple[npt.NDArray[np.float32], MaskYX]:
         """Return a standardised patch (Y, X, C) with its context and its class indices or codes of objects (Y, X)."""
@@ -127,7 +143,7 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         patches = [standardise(self._image(specimen, z)[window], self._reference(specimen, z)) for z in needed]
         image_yxc = stack_context(patches, ref.z)
         truth_yx: MaskYX = self._labels(ref)[window]
-        if self._table.instances:
+        if self._tables[ref.specimen].instances:
             truth_yx = patch_codes(self._objects(ref)[window])
         beyond = [(0, size - have) for have in truth_yx.shape]
         if any(after for _, after in beyond):
@@ -143,23 +159,26 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def _labels(self, ref: PlaneRef) -> npt.NDArray[np.uint8]:
         def read() -> npt.NDArray[np.generic]:
-            return self._specimens[ref.specimen].labels(ref.z, self._table)
+            return self._specimens[ref.specimen].labels(ref.z, self._tables[ref.specimen])
 
         return self._cached((ref.specimen, ref.z, "labels"), read)  # type: ignore[return-value]
 
     def _objects(self, ref: PlaneRef) -> npt.NDArray[np.int32]:
         def read() -> npt.NDArray[np.generic]:
-            return self._specimens[ref.specimen].instances(ref.z, self._table)
+            return self._specimens[ref.specimen].instances(ref.z, self._tables[ref.specimen])
 
         return self._cached((ref.specimen, ref.z, "objects"), read)  # type: ignore[return-value]
 
-    def _pixels_of(self, ref: PlaneRef, rare: int) -> npt.NDArray[np.generic]:
+    def _pixels_of(self, ref: PlaneRef, wanted: int | None) -> npt.NDArray[np.generic]:
+        """Return places in the plane of pixels of a class, or of any."""
+
         def read() -> npt.NDArray[np.generic]:
-            pixels = np.flatnonzero(self._labels(ref) == rare)
+            labels_yx = self._labels(ref)
+            pixels = np.flatnonzero(labels_yx != IGNORE_INDEX if wanted is None else labels_yx == wanted)
             # a copy: a view would keep all of them in memory
             return pixels[:: -(-len(pixels) // REMEMBERED_PIXELS)].copy()
 
-        return self._cached((ref.specimen, ref.z, rare), read)
+        return self._cached((ref.specimen, ref.z, wanted), read)
 
     def _reference(self, specimen: Specimen, z: int) -> tuple[ChannelStatistics, ...]:
         """Return the statistics that `segment()` would use for this plane."""
@@ -216,8 +235,8 @@ class EpochSampler(Sampler[list[int]]):
 
 def patch_loader(
     dataset: PatchDataset, sampler: EpochSampler, num_workers: int, *, pin_memory: bool
-) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
-    """Return a loader of batches (image (B, C, Y, X), labels (B, Y, X))."""
+) -> DataLoader[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return a loader of batches (image (B, C, Y, X), labels (B, Y, X), missing (B, C))."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,

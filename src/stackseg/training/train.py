@@ -207,8 +207,8 @@ class _Training:
         started = time.perf_counter()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._fabric.device)
         pixels_2 = torch.zeros(2, dtype=torch.int64, device=self._fabric.device)
-        for step, (image_bcyx, target_byx) in enumerate(self._loader):
-            loss, step_pixels_2 = self._learner.step(image_bcyx, target_byx)
+        for step, batch in enumerate(self._loader):
+            loss, step_pixels_2 = self._learner.step(*batch)
             loss_sum += loss
             pixels_2 += step_pixels_2
             for one in callbacks:

@@ -16,7 +16,7 @@ from stackseg.dataset.fingerprints import by_specimen
 from stackseg.dataset.records import Catalog
 from stackseg.dataset.splits import PlaneRef
 from stackseg.model.bundle import InferenceSpec, Segmenter, prepare_network
-from stackseg.model.confusion import confusion_counts, iou_per_class, mean_iou, pixel_accuracy
+from stackseg.model.confusion import confusion_counts, count_as_first, iou_per_class, mean_iou, pixel_accuracy
 from stackseg.model.segment import segment
 from stackseg.training.callbacks import EpochReport, ValidationPlane
 
@@ -49,13 +49,14 @@ class Validation:
         counts_cc = np.zeros((num_classes, num_classes), np.int64)
         shown = []
         for name in dict.fromkeys(ref.specimen for ref in self._mine):
-            specimen = self._specimens[name]
+            specimen, table = self._specimens[name], self._catalog.table_of(name)
             for plane in segment(specimen, segmenter, planes=[ref.z for ref in self._mine if ref.specimen == name]):
-                truth_yx = specimen.labels(plane.z, self._catalog.table)
-                counts_cc += confusion_counts(truth_yx, plane.mask_yx, num_classes)
+                truth_yx = specimen.labels(plane.z, table)
+                found_yx = count_as_first(plane.mask_yx, table.not_annotated)
+                counts_cc += confusion_counts(truth_yx, found_yx, num_classes)
                 if PlaneRef(name, plane.z) in self._shown:
                     image_yxc = specimen.plane(plane.z)
-                    shown.append(ValidationPlane(name, plane.z, image_yxc, truth_yx, plane.mask_yx))
+                    shown.append(ValidationPlane(name, plane.z, image_yxc, truth_yx, found_yx))
         return sum_over_processes(self._fabric, torch.from_numpy(counts_cc)).numpy(), shown
 
 

@@ -4,6 +4,7 @@ import io
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +109,17 @@ def test_transparent_pixels_have_one_code_whatever_their_colour() -> None:
     assert known.map_plane(mask_yxc, where="").tolist() == [[0, IGNORE_INDEX, IGNORE_INDEX, 1]]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_what_is_in_no_class_is_ignored_where_it_is_not_annotated(dtype: Any) -> None:
+    mask_yxc = np.array([[0, 1, 2, 9, 254, 255]], dtype)[..., None]
+    scribbles = replace(table(1, 2, ignore=(255,)), ignores_unlabelled=True)
+    assert scribbles.map_plane(mask_yxc, where="").tolist() == [[IGNORE_INDEX, 0, 1, *[IGNORE_INDEX] * 3]]
+    # nor is what was drawn of a class that is said to be missing
+    assert replace(scribbles, not_annotated=(1,)).map_plane(mask_yxc[:, :3], where="").tolist() == [
+        [IGNORE_INDEX, 0, IGNORE_INDEX]
+    ]
+
+
 class TestUnknownValues:
     def test_value_file_plane_and_count_are_named(self) -> None:
         mask_yxc = np.zeros((10, 10, 1), np.uint8)
@@ -117,7 +129,8 @@ class TestUnknownValues:
             table(0, 255).map_plane(mask_yxc, where="data/masks.tif plane 7")
         assert str(caught.value) == (
             "data/masks.tif plane 7: value 9 (7 pixels) is in no class, and so are 1 other values; expected one of "
-            "0, 255, as data.classes has. Add it to data.classes or data.ignore in params.yaml, or mend the mask"
+            "0, 255, as data.classes has. Add it to data.classes or data.ignore in params.yaml, or mend the mask; "
+            "data.unlabelled: ignore leaves out whatever is in no class"
         )
 
     @pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4"])

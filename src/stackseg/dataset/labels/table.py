@@ -30,7 +30,9 @@ _UNKNOWN = 254
 class LabelTable:
     """Which raw codes mean which class; the index of a class is its place in `names`.
 
-    With `instances` masks number objects: whatever is not 0 is of the second class, and `raw` is not consulted.
+    With `instances` masks number objects: whatever is not 0 is of the second class, and `raw` is not consulted. With
+    `ignores_unlabelled` codes that stand nowhere are ignored, not refused; so are those of the classes (indices) that
+    are `not_annotated` in the specimen at hand.
 
     Raises
     ------
@@ -43,6 +45,8 @@ class LabelTable:
     display: tuple[str, ...]
     ignore: tuple[RawCode, ...] = ()
     instances: bool = False
+    ignores_unlabelled: bool = False
+    not_annotated: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         codes = [*chain.from_iterable(self.raw), *self.ignore]
@@ -67,7 +71,8 @@ class LabelTable:
         Raises
         ------
         DataError
-            A value is in no class (named with its number of pixels), or the mask is of a kind that holds no labels.
+            A value is in no class (named with its number of pixels) and not to be ignored, or the mask is of a kind
+            that holds no labels.
         """
         if self.instances:
             codes_yx, ignored_yx = self._object_codes(mask_yxc, where)
@@ -85,8 +90,11 @@ class LabelTable:
             labels_yx = np.full(coded_yx.shape, _UNKNOWN, np.uint8)
             for code, index in index_of.items():
                 np.copyto(labels_yx, np.uint8(index), where=coded_yx == code)
-        if (labels_yx == _UNKNOWN).any():
-            raise self._unknown(coded_yx[labels_yx == _UNKNOWN], is_colour, where)
+        unknown_yx = labels_yx == _UNKNOWN
+        if unknown_yx.any():
+            if not self.ignores_unlabelled:
+                raise self._unknown(coded_yx[unknown_yx], is_colour, where)
+            labels_yx[unknown_yx] = IGNORE_INDEX
         return labels_yx
 
     def number_objects(self, mask_yxc: npt.NDArray[np.generic], *, where: str) -> npt.NDArray[np.int32]:
@@ -125,7 +133,7 @@ class LabelTable:
             for code in codes:
                 number, colour = code_number(code)
                 if colour == is_colour:
-                    yield number, index
+                    yield number, IGNORE_INDEX if index in self.not_annotated else index
 
     def _unknown(self, codes: npt.NDArray[np.generic], is_colour: bool, where: str) -> DataError:
         values, numbers = np.unique(codes, return_counts=True)
@@ -136,5 +144,6 @@ class LabelTable:
             f"value {code_of(int(values[worst]), is_colour)} ({numbers[worst]} pixels) is in no class{others}",
             expected=f"one of {', '.join(named[:12])}{', …' if len(named) > 12 else ''}, as data.classes has",
             where=where,
-            remedy="add it to data.classes or data.ignore in params.yaml, or mend the mask",
+            remedy="add it to data.classes or data.ignore in params.yaml, or mend the mask; data.unlabelled: ignore "
+            "leaves out whatever is in no class",
         )
