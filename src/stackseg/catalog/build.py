@@ -49,7 +49,7 @@ def build_catalog(
     specimens = find_specimens(data)
     require_agreement(specimens, params.data.colour)
     refs = [PlaneRef(one.name, z) for one in specimens for z in one.labelled]
-    groups = _groups(data, specimens, params)
+    groups = plane_groups(data, specimens, params)
     parts = assign_parts(refs, params.split, params.seed, groups)
     by_name = {one.name: one for one in specimens}
     policy = IntensityPolicy(params=params.intensity, colour=params.data.colour, statistics=None)
@@ -210,7 +210,8 @@ def _specimen_record(specimen: Specimen, records: Mapping[PlaneRef, PlaneRecord]
     )
 
 
-def _groups(data: Path, specimens: Sequence[Specimen], params: Params) -> dict[PlaneRef, str] | None:
+def plane_groups(data: Path, specimens: Sequence[Specimen], params: Params) -> dict[PlaneRef, str] | None:
+    """Return the group of every annotated plane, None where the split asks for none."""
     if params.split.method != "groups":
         return None
     if params.split.group_size is not None:

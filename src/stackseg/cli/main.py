@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stackseg import __version__
-from stackseg.cli import data, fetch, maintenance, models, new, params, predict, promote, search, serve, stages
+from stackseg.cli import data, fetch, maintenance, models, new, params, predict, promote, search, serve, stages, suggest
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment, quieten_libraries
 from stackseg.errors import MachineError, StacksegError, is_out_of_memory, without_passwords
@@ -34,6 +34,7 @@ search.attach(app)
 models.attach(app)
 promote.attach(app)
 predict.attach(app)
+suggest.attach(app)
 serve.attach(app)
 maintenance.attach(app)
 params.attach(app)
