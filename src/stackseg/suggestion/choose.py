@@ -112,7 +112,6 @@ def choose_planes(
         order = random.permutation(len(planes))
     else:
         even = spread_evenly(num, len(planes))
-        order = np.array(
-            [*even, *sorted({*range(len(planes))} - {*even})]
-        )  # the others fill up where some are too near
+        # the others fill up where some are too near to each other
+        order = np.array([*even, *sorted({*range(len(planes))} - {*even})])
     return take_apart((planes[place] for place in order), num, distances)

@@ -25,12 +25,10 @@ class MaskCoding:
     def encode(self, labels_yx: npt.NDArray[np.integer]) -> npt.NDArray[np.unsignedinteger]:
         """Return class indices (Y, X) as raw values (Y, X), or as colours (Y, X, 3)."""
         if isinstance(self.codes[0], str):
-            colours_c3 = np.array(
-                [[int(str(one)[at : at + 2], 16) for at in (1, 3, 5)] for one in self.codes], np.uint8
-            )
-            return colours_c3[labels_yx]
+            colours_c3 = np.array([[*bytes.fromhex(str(one)[1:])] for one in self.codes], np.uint8)
+            return np.asarray(colours_c3[labels_yx])
         codes_c = np.array(self.codes)
-        return codes_c.astype(np.min_scalar_type(codes_c.max()))[labels_yx]
+        return np.asarray(codes_c.astype(np.min_scalar_type(codes_c.max()))[labels_yx])
 
 
 def choose_coding(table: LabelTable | None, like: Specimen | None, specimens: Sequence[Specimen]) -> MaskCoding:

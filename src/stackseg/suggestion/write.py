@@ -78,8 +78,8 @@ def write_suggestions(
     stacks
         Where they are, by name.
     segmenter, tta
-        What fills the masks in: classes in their coding, or numbers where the model tells objects apart. Without a model
-        they hold the first class.
+        What fills the masks in: classes in their coding, or numbers where the model tells objects apart.
+        Without a model they hold the first class.
 
     Raises
     ------
