@@ -34,6 +34,7 @@ SURFACE: dict[str, str] = {
     "promote": "[VERSION] --catalog --data --device --force --reason",
     "rollback": "--reason",
     "predict": "IMAGE OUT --axes --device --ignore-voxel-size --model --overwrite --tta",
+    "suggest": "[INPUTS] --axes --device --method --min-distance --model --num --out --tta",
     "serve": "--device --host --max-megabytes --max-megapixels --model --port --timeout --watch --watch-seconds",
     "segment-remote": "URL IMAGE OUT --axes --ignore-voxel-size --in-flight --overwrite --timeout --tta",
     "measure": "MASKS --3d --axes --classes --objects --out --overwrite --pore",

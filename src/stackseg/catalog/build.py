@@ -53,7 +53,7 @@ def build_catalog(
     missing = classes_not_annotated(params.data, [one.name for one in specimens])
     tables = {one.name: replace(table, not_annotated=missing[one.name]) for one in specimens}
     refs = [PlaneRef(one.name, z) for one in specimens for z in one.annotated(tables[one.name])]
-    groups = _groups(data, specimens, params)
+    groups = plane_groups(data, specimens, params)
     parts = assign_parts(refs, params.split, params.seed, groups)
     by_name = {one.name: one for one in specimens}
     policy = IntensityPolicy(params=params.intensity, colour=params.data.colour, statistics=None)
@@ -216,7 +216,8 @@ def _specimen_record(specimen: Specimen, records: Mapping[PlaneRef, PlaneRecord]
     )
 
 
-def _groups(data: Path, specimens: Sequence[Specimen], params: Params) -> dict[PlaneRef, str] | None:
+def plane_groups(data: Path, specimens: Sequence[Specimen], params: Params) -> dict[PlaneRef, str] | None:
+    """Return the group of every annotated plane, None where the split asks for none."""
     if params.split.method != "groups":
         return None
     if params.split.group_size is not None:

@@ -76,11 +76,20 @@ def add(
 
     Looks at both, checks them against each other, shows what is in them, copies them into data/<specimen>/, writes the
     class table and settings that suit the data into params.yaml, says why, and runs `dvc add data`. They replace the
-    untouched sample.
+    untouched sample. Masks of further planes (--planes) of a stack that is there join those that it has.
     """
     from stackseg.dataset.agreement import fitting_colour, require_agreement
-    from stackseg.dataset.specimens import find_specimens, holds_images, left_out
-    from stackseg.intake.add import check_values, copy_specimen, inspect, open_pair, require_free, require_name
+    from stackseg.dataset.specimens import find_specimens, left_out
+    from stackseg.intake.add import (
+        add_planes,
+        check_values,
+        copy_specimen,
+        find_same_stack,
+        inspect,
+        open_pair,
+        require_free,
+        require_name,
+    )
     from stackseg.intake.fingerprint import measure
     from stackseg.intake.params_update import adapt_params
     from stackseg.intake.proposal import propose
@@ -89,19 +98,16 @@ def add(
         require_name(name)
     _require_real_folder()
     params = load_params()
-    specimen = open_pair(images, masks, planes=_plane_numbers(planes), axes=axes, mask_axes=mask_axes)
+    specimen = open_pair(images, masks, planes=_plane_numbers(planes), axes=axes, mask_axes=mask_axes, name=name)
     chosen_name = name or specimen.name
     require_name(chosen_name)
-    fresh = replace or not DATA.exists() or _holds_sample() or not any(DATA.iterdir())
-    if not fresh and holds_images(DATA):
-        raise DataError(
-            "data/ holds one stack without a folder of its own",
-            where=str(DATA),
-            remedy="move its files into data/<specimen>/ first, or start over with --replace",
-        )
+    fresh = replace or data_makes_way()
+    if not fresh:
+        require_folders()
+    present = None if fresh else find_same_stack(DATA, chosen_name, specimen)
     colour = fitting_colour(specimen, params.data.colour) if fresh else params.data.colour
     require_agreement([*([] if fresh else find_specimens(DATA)), specimen], colour)
-    if not fresh:
+    if not fresh and present is None:
         require_free(DATA, chosen_name)
     with counting("reading") as progress:
         inspection = inspect(specimen, progress)
@@ -119,6 +125,8 @@ def add(
     if fresh:
         with atomic_folder(DATA) as temporary:
             copy_specimen(specimen, temporary, chosen_name)
+    elif present is not None:
+        add_planes(present, specimen, DATA)
     else:
         copy_specimen(specimen, DATA, chosen_name)
     if proposals:
@@ -126,7 +134,11 @@ def add(
         table("settings that suit these data", ("setting", "value", "because"), rows)
     changed = adapt_params(PARAMS_FILE, found, proposals, fresh=fresh, anew=anew, colour=colour)
     _track()
-    say(f"added as {DATA}/{chosen_name}; data.dvc tracks it")
+    if present is None:
+        say(f"added as {DATA}/{chosen_name}; data.dvc tracks it")
+    else:
+        there = len(present.labelled)
+        say(f"added to {DATA}/{chosen_name}: {there + len(specimen.labelled)} annotated planes, {there} before")
     for line in changed:
         say(f"params.yaml: {line}")
     if any(one.startswith("class_") for one in found.names):
@@ -320,6 +332,23 @@ def has_no_table(params: Params) -> bool:
 
     names = [(one.name, *one.codes) for one in params.data.classes]
     return not names or names == [(name, raw) for name, raw, _ in SAMPLE_CLASSES]
+
+
+def data_makes_way() -> bool:
+    """Tell whether data/ is empty, or holds the untouched sample, for which files that are added take its place."""
+    return not DATA.exists() or _holds_sample() or not any(DATA.iterdir())
+
+
+def require_folders() -> None:
+    """Refuse a data/ that is one specimen, to which no other can be added."""
+    from stackseg.dataset.specimens import holds_images
+
+    if holds_images(DATA):
+        raise DataError(
+            "data/ holds one stack without a folder of its own",
+            where=str(DATA),
+            remedy="move its files into data/<specimen>/ first, or start over with --replace",
+        )
 
 
 def _holds_sample() -> bool:

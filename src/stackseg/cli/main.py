@@ -26,6 +26,7 @@ from stackseg.cli import (
     search,
     serve,
     stages,
+    suggest,
 )
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment, quieten_libraries
@@ -49,6 +50,7 @@ models.attach(app)
 adopt.attach(app)
 promote.attach(app)
 predict.attach(app)
+suggest.attach(app)
 serve.attach(app)
 measure.attach(app)
 maintenance.attach(app)
