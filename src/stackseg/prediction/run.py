@@ -125,7 +125,7 @@ def predict(
     planes = chosen_planes(options.slices, len(source))
     spec = bundle.inference
     asked = {name: value for name, value in asdict(options).items() if value}
-    provenance = {"stackseg": __version__, "model": model, "digest": bundle.digest, **asked}
+    provenance = {"version": __version__, "model": model, "digest": bundle.digest, **asked}
     described = Described(planes, len(source), voxel_size_zyx_um, spec.classes, spec.instances, provenance)
     feeds: list[Feed[FinishedPlane]] = []
 

@@ -114,7 +114,7 @@ def _ome_metadata(path: Path, layer: Layer, num_channels: int, described: Descri
     metadata: dict[str, Any] = {
         "axes": "ZCYX",
         "Name": path.name,
-        "Creator": f"stackseg {described.provenance['stackseg']}",
+        "Creator": f"stackseg {described.provenance['version']}",
         "UUID": str(uuid.uuid4()),  # tifffile's own would hold the machine's address
         "Channel": {"Name": names if num_channels > 1 else [layer]},
         "MapAnnotation": {"Namespace": "stackseg", **described.provenance},
