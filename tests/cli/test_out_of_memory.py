@@ -79,7 +79,7 @@ def test_train(large: Path) -> None:
 
 def test_predict(trained: tuple[Any, Any], tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "image.tif", np.zeros((9000, 9000), np.uint8), compression="zlib")
-    modules = "stackseg.model.segment,stackseg.serving.drift,stackseg.intake.write_tiff,mlflow"
+    modules = "stackseg.prediction.run,stackseg.serving.drift,mlflow"
     verb = ("predict", "image.tif", "out.tif", "--device", "cpu", "--model", str(trained[0].folder / "model"))
     assert "out of memory" in run(tmp_path, LIMITED, modules, "400", *verb)
     assert [one.name for one in tmp_path.iterdir()] == ["image.tif"]

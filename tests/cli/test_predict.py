@@ -73,7 +73,7 @@ def test_a_model_of_objects_writes_their_numbers(
     # more objects than 16 bits can number
     many_yx = np.arange(300 * 300, dtype=np.int32).reshape(300, 300)
     monkeypatch.setattr(
-        "stackseg.model.segment.segment",
+        "stackseg.prediction.run.segment",
         lambda source, *_, **__: (SegmentedPlane(z, np.zeros((300, 300), np.uint8), None, many_yx) for z in range(12)),
     )
     CliRunner().invoke(app, [*command, "--overwrite"], catch_exceptions=False)

@@ -33,7 +33,10 @@ SURFACE: dict[str, str] = {
     "import-model": "SOURCE --catalog --out",
     "promote": "[VERSION] --catalog --data --device --force --reason",
     "rollback": "--reason",
-    "predict": "IMAGE OUT --axes --device --ignore-voxel-size --model --overwrite --tta",
+    "predict": (
+        "IMAGE OUT --axes --device --fill-holes --ignore-voxel-size --min-object --model --overwrite --probabilities "
+        "--resume --slices --tta --uncertainty"
+    ),
     "suggest": "[INPUTS] --axes --device --method --min-distance --model --num --out --tta",
     "serve": "--device --host --max-megabytes --max-megapixels --model --port --timeout --watch --watch-seconds",
     "segment-remote": "URL IMAGE OUT --axes --ignore-voxel-size --in-flight --overwrite --timeout --tta",

@@ -101,7 +101,7 @@ def test_other_readers_see_planes_channels_and_colours(tmp_path: Path) -> None:
 def test_bigtiff_where_classic_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack_zyx = np.zeros((4, 64, 64), np.uint8)
     write_stack(tmp_path / "classic.tif", stack_zyx, num_planes=4)
-    monkeypatch.setattr(writing, "_CLASSIC_TIFF_BYTES", 4 * 64 * 64)
+    monkeypatch.setattr(writing, "CLASSIC_TIFF_BYTES", 4 * 64 * 64)
     write_stack(tmp_path / "big.tif", stack_zyx, num_planes=4)
     assert (tmp_path / "classic.tif").read_bytes()[:4] == b"II*\0"
     assert (tmp_path / "big.tif").read_bytes()[:4] == b"II+\0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -74,6 +75,29 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def counting_pixels(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """Show progress over planes, and how fast it is; gives a function of (done, all, pixels computed so far)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("planes, {task.fields[rate]},"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    console = err()
+    start = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None, rate="… megapixels/s")
+
+        def show(done: int, total: int, pixels: int) -> None:
+            rate = pixels / 1e6 / max(1e-3, time.monotonic() - start)
+            progress.update(task, completed=done, total=total, rate=f"{rate:.2f} megapixels/s")
+
+        yield show
 
 
 def training_progress() -> Progress:

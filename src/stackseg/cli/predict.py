@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from stackseg.cli.console import counting, say, swatch, table, warn
+from stackseg.cli.console import counting_pixels, say, swatch, table, warn
 from stackseg.cli.project import load_params, registry_to_load
 from stackseg.cli.stages import Device
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 PANEL = "Using a model"
 
@@ -42,13 +37,33 @@ def attach(app: typer.Typer) -> None:
 def predict(
     image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF or PNG: one plane or a stack.")],
     out: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="OUT", help="The mask TIFF to write: classes in their colours, or a number for each object."
+            metavar="OUT",
+            help="The mask to write: classes in their colours, or a number for each object. By its name a .tif, "
+            ".ome.tif or .zarr, otherwise a folder of PNGs.",
         ),
     ],
     model: ModelName = "champion",
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write OUT_probabilities, too: 0 to 255 for each class.")
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Write OUT_uncertainty, too: entropy of the classes, 0 to 255.")
+    ] = False,
+    slices: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Segment the planes from A to B - 1 only, counted from 0.")
+    ] = None,
+    min_object: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Give pieces of fewer pixels to the class around them.")
+    ] = 0,
+    fill_holes: Annotated[
+        bool, typer.Option("--fill-holes", help="Fill holes of the first class inside another class.")
+    ] = False,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an earlier call was broken off (.zarr and folders).")
+    ] = False,
     axes: Axes = None,
     tta: Tta = None,
     ignore_voxel_size: IgnoreVoxelSize = False,
@@ -59,77 +74,74 @@ def predict(
     It is the function that was scored and that is served. Intensities, noise and voxel size that lie outside the
     training part's are warned about.
     """
-    import numpy as np
-
     from stackseg.dataset.files.stack import open_stack
-    from stackseg.intake.write_tiff import write_stack
     from stackseg.model.bundle import load_bundle
     from stackseg.model.devices import pick_device
-    from stackseg.model.segment import segment
+    from stackseg.prediction.outputs import chosen_planes, plan_outputs, require_free
+    from stackseg.prediction.run import Options
+    from stackseg.prediction.run import predict as predict_into
     from stackseg.serving.decode import naming
     from stackseg.serving.drift import measure_drift, require_voxel_size
 
-    check_out(image, out, overwrite)
-    with open_stack(image, axes=axes) as stack, bundle_folder(model) as folder:
+    outputs = plan_outputs(out, probabilities=probabilities, uncertainty=uncertainty)
+    require_free(outputs, image, overwrite=overwrite, resume=resume)
+    reference = name_of(model)
+    with open_stack(image, axes=axes) as stack, bundle_folder(reference) as folder:
+        chosen_planes(slices, len(stack))
         bundle = load_bundle(folder, pick_device(device))
-        spec = bundle.spec
         for note in stack.info.notes:
             say(f"{image}: {note}")
         with naming(str(image)):
-            drift = measure_drift(stack, stack.info.voxel_size_zyx_um, spec)
+            drift = measure_drift(stack, stack.info.voxel_size_zyx_um, bundle.spec)
         if not ignore_voxel_size:
             require_voxel_size(drift, where=str(image), remedy="or add --ignore-voxel-size")
         for sentence in drift.sentences():
             warn(f"{image}: {sentence}")
-        classes, instances = bundle.inference.classes, bundle.inference.instances
-        pixels = np.zeros(len(classes), np.int64)
-        objects: list[int] = []
-        with counting("segmenting") as progress:
-
-            def masks() -> Iterator[npt.NDArray[np.unsignedinteger]]:
-                for done, plane in enumerate(segment(stack, bundle, objects=True, tta=tta), start=1):
-                    np.add(pixels, np.bincount(plane.mask_yx.ravel(), minlength=len(classes)), out=pixels)
-                    if plane.objects_yx is None:
-                        yield plane.mask_yx
-                    else:
-                        objects.append(int(plane.objects_yx.max()))
-                        yield plane.objects_yx.astype(np.uint32)
-                    progress(done, len(stack))
-
-            write = partial(write_stack, num_planes=len(stack), voxel_size_zyx_um=stack.info.voxel_size_zyx_um)
-            if not instances:
-                write(out, masks(), colours=[one.display for one in classes])
-            else:
-                # few programs read 32 bits, and how many objects there are is known at the end only
-                wide = out.with_name(f".{out.name}.wide.tif")
-                try:
-                    write(wide, masks())
-                    dtype = np.uint16 if max(objects) <= np.iinfo(np.uint16).max else np.uint32
-                    with open_stack(wide, axes="ZYX") as labels:
-                        write(out, (labels.plane(z)[:, :, 0].astype(dtype) for z in range(len(labels))))
-                finally:
-                    wide.unlink(missing_ok=True)
+        with counting_pixels("segmenting") as progress:
+            done = predict_into(
+                stack,
+                bundle,
+                outputs,
+                Options(tta, slices, min_object, fill_holes),
+                voxel_size_zyx_um=stack.info.voxel_size_zyx_um,
+                model=reference,
+                resume=resume,
+                progress=progress,
+            )
     rows = [
-        (index, one.name, swatch(one.display), f"{share:.4f}")
-        for index, (one, share) in enumerate(zip(classes, pixels / max(1, pixels.sum()), strict=True))
+        (index, one.name, swatch(one.display), f"{pixels / max(1, sum(done.pixels)):.4f}")
+        for index, (one, pixels) in enumerate(zip(bundle.inference.classes, done.pixels, strict=True))
     ]
-    table(str(out), ("value", "class", "colour", "share"), rows)
-    if instances:
-        say(f"{out} numbers the objects of each plane from 1: {sum(objects)} in all")
-    say(f"{out}: {len(stack)} planes by bundle {bundle.digest[:12]}")
+    table(out, ("value", "class", "colour", "share"), rows)
+    if bundle.inference.instances:
+        say(f"{out} numbers the objects of each plane from 1: {done.num_objects} in all")
+    for path in done.large:
+        say(f"{path} has more than 4 GB of pixels and is an OME-BigTIFF: Fiji opens it by Bio-Formats")
+    before = f", {done.num_resumed} of them from before" if done.num_resumed else ""
+    for path in done.written:
+        say(f"{path}: {done.num_planes} planes by bundle {bundle.digest[:12]}{before}")
+
+
+def name_of(model: str) -> str:
+    """Return which bundle is meant: a folder of this machine, or the address of a version in the registry."""
+    from stackseg.registry.versions import find, uri_of
+
+    if Path(model).is_dir() or model.startswith("models:/"):
+        return model
+    known = registry_to_load(load_params())
+    # by name and version, so that the answers can say them
+    return uri_of(known.versions[find(known, model)])
 
 
 @contextmanager
 def bundle_folder(model: str) -> Iterator[Path]:
     """Yield the folder of the bundle that is meant: a folder of this machine, or one from the registry."""
-    from stackseg.registry.versions import bundle_at, find, uri_of
+    from stackseg.registry.versions import bundle_at
 
     if Path(model).is_dir():
         yield Path(model)
         return
-    known = registry_to_load(load_params())
-    # by name and version, so that the answers can say them
-    uri = model if model.startswith("models:/") else uri_of(known.versions[find(known, model)])
+    uri = name_of(model)
     with bundle_at(uri, uri) as folder:
         yield folder
 

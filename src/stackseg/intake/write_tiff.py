@@ -16,7 +16,8 @@ from stackseg.atomic import atomic_file
 from stackseg.dataset.files.axes import VoxelSize
 from stackseg.errors import DataError, MachineError
 
-_CLASSIC_TIFF_BYTES = 2**32 - 2**25  # room for the page headers, which tifffile reserves as well
+CLASSIC_TIFF_BYTES = 2**32 - 2**25  # room for the page headers, which tifffile reserves as well
+"""Up to here a file is a classic TIFF, from here on a BigTIFF."""
 _HEADER_BYTES = 512  # of one page, amply
 
 
@@ -28,6 +29,8 @@ def write_stack(
     voxel_size_zyx_um: VoxelSize | None = None,
     compression: Literal["none", "deflate"] = "deflate",
     colours: Sequence[str] = (),
+    rgb: bool = True,
+    software: str | None = None,
 ) -> None:
     """Write planes (Y, X) or (Y, X, C) of one shape and type as a TIFF whose metadata give axes and voxel size back.
 
@@ -50,6 +53,10 @@ def write_stack(
     colours
         "#rrggbb" of the values 0, 1, …, for uint8 planes of class indices: Fiji and others draw them so, and the values
         stay what they are.
+    rgb
+        Whether three uint8 channels are red, green and blue.
+    software
+        What has written the file, in ASCII, for its tag of that name.
 
     Raises
     ------
@@ -64,7 +71,7 @@ def write_stack(
         raise DataError("no planes to write", expected="one at least", where=str(path))
     shape_yx, num_channels = first.shape[:2], first.shape[2] if first.ndim == 3 else 1
     dtype = np.dtype(np.uint8 if first.dtype == np.bool_ else first.dtype).newbyteorder("<")
-    rgb = num_channels == 3 and dtype == np.uint8
+    rgb = rgb and num_channels == 3 and dtype == np.uint8
     page_shape = (*shape_yx, 3) if rgb else shape_yx
     num_pages = num_planes if rgb else num_planes * num_channels
     num_bytes = num_pages * (int(np.prod(page_shape)) * dtype.itemsize + _HEADER_BYTES)
@@ -73,28 +80,33 @@ def write_stack(
         os.scandir(path.parent).close()  # a folder that is not there is a typing mistake, and not made
         with (
             atomic_file(path) as part,
-            tifffile.TiffWriter(part, bigtiff=num_bytes > _CLASSIC_TIFF_BYTES, byteorder="<") as writer,
+            tifffile.TiffWriter(part, bigtiff=num_bytes > CLASSIC_TIFF_BYTES, byteorder="<") as writer,
         ):
             writer.write(
                 _pages(first, iterator, num_planes, dtype=dtype, rgb=rgb, where=str(path)),
                 shape=(num_pages, *page_shape),
                 dtype=dtype,
                 photometric="palette" if colours else "rgb" if rgb else "minisblack",
-                colormap=_colour_map(colours) if colours else None,
+                colormap=colour_map(colours) if colours else None,
                 compression="deflate" if compression == "deflate" else None,
                 description=_description(num_planes, 1 if rgb else num_channels, voxel_size_zyx_um, voxel_z),
                 resolution=(1 / voxel_x if voxel_x else 0, 1 / voxel_y if voxel_y else 0),
                 resolutionunit="NONE",
                 metadata=None,
-                software=False,
+                software=software or False,
             )
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise MachineError(
-            f"cannot be written: {error.strerror or error}",
-            where=str(path),
-            remedy="free some space" if full else "check that the folder exists and may be written to",
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> MachineError:
+    """Return the error of a file that the disk does not take."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return MachineError(
+        f"cannot be written: {error.strerror or error}",
+        where=str(path),
+        remedy="free some space" if full else "check that the folder exists and may be written to",
+    )
 
 
 def _pages(
@@ -125,7 +137,7 @@ def _pages(
         yield from [page_yxc] if rgb else (np.ascontiguousarray(page_yxc[:, :, c]) for c in range(page_yxc.shape[2]))
 
 
-def _colour_map(colours: Sequence[str]) -> npt.NDArray[np.uint16]:
+def colour_map(colours: Sequence[str]) -> npt.NDArray[np.uint16]:
     """Return a TIFF colour map (3, 256) of 16-bit red, green and blue; values without a colour are black."""
     map_c256 = np.zeros((3, 256), np.uint16)
     for value, colour in enumerate(colours):

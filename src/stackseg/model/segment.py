@@ -34,13 +34,15 @@ class SegmentedPlane:
     """Class indices (Y, X) of plane z and, if asked for, the probabilities (C, Y, X) behind them.
 
     `objects_yx` numbers the objects (Y, X) from 1, 0 being background; it is None where it was not asked for, and where
-    the model does not tell objects apart.
+    the model does not tell objects apart. `disagreement_yx` is how much the members of a model of several differ
+    (Y, X), 0 to 1; None of a single one.
     """
 
     z: int
     mask_yx: npt.NDArray[np.uint8]
     probabilities_cyx: npt.NDArray[np.float32] | None
     objects_yx: npt.NDArray[np.int32] | None = None
+    disagreement_yx: npt.NDArray[np.float32] | None = None
 
 
 def segment(

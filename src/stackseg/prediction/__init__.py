@@ -1,0 +1,1 @@
+"""Segment a whole stack into files: read ahead, clean up, write behind, go on after a kill."""

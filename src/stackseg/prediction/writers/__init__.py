@@ -1,0 +1,1 @@
+"""What each kind of file holds: TIFF, OME-Zarr, a folder of PNGs."""

@@ -1,0 +1,107 @@
+"""What OUT means by its name, and what is refused before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stackseg.errors import DataError
+from stackseg.prediction.outputs import chosen_planes, plan_outputs, require_free
+
+
+def planned(out: str | Path) -> object:
+    return plan_outputs(str(out), probabilities=False, uncertainty=False)
+
+
+@pytest.mark.parametrize(
+    ("out", "kind", "probabilities"),
+    [
+        ("a/m.tif", "tiff", "a/m_probabilities.tif"),
+        ("m.v2.TIFF", "tiff", "m.v2_probabilities.TIFF"),
+        ("m.ome.tif", "ome-tiff", "m_probabilities.ome.tif"),
+        ("m.zarr", "zarr", "m_probabilities.zarr"),
+        ("m.zarr/", "zarr", "m_probabilities.zarr"),
+        ("m.ome.zarr", "zarr", "m_probabilities.ome.zarr"),
+        ("planes", "png", "planes_probabilities"),
+        ("v1.2/", "png", "v1.2_probabilities"),
+    ],
+)
+def test_the_name_says_what_is_written(out: str, kind: str, probabilities: str) -> None:
+    outputs = plan_outputs(out, probabilities=True, uncertainty=True)
+    assert outputs.kind == kind
+    assert outputs.layers == ("mask", "probabilities", "uncertainty", "disagreement")
+    assert outputs.path("probabilities") == Path(probabilities)
+    assert outputs.path("mask") == Path(out)
+
+
+def test_an_unknown_suffix_is_refused() -> None:
+    with pytest.raises(DataError) as caught:
+        planned("mask.jpg")
+    assert str(caught.value) == (
+        "OUT: a file named mask.jpg; expected .tif, .ome.tif, .zarr, or a folder of PNGs. For a folder of that name, "
+        "`mask.jpg/`"
+    )
+
+
+def refusal(
+    out: Path | str, image: Path, *, overwrite: bool = False, resume: bool = False, beside: bool = False
+) -> str:
+    outputs = plan_outputs(str(out), probabilities=beside, uncertainty=False)
+    try:
+        require_free(outputs, image, overwrite=overwrite, resume=resume)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def test_what_is_there_is_replaced_only_when_asked_and_only_if_it_is_a_result(tmp_path: Path) -> None:
+    image = tmp_path / "image.tif"
+    image.touch()
+    (tmp_path / "photos").mkdir()
+    assert refusal(tmp_path / "m.tif", image) == ""
+    assert refusal(tmp_path / "photos", image).endswith("the folder is there already. Name another, or add --overwrite")
+    assert refusal(tmp_path / "photos", image, overwrite=True) == ""  # it is empty
+    (tmp_path / "photos" / "me.png").touch()
+    assert "a folder that `predict` has not written" in refusal(tmp_path / "photos", image, overwrite=True)
+    (tmp_path / "photos" / "stackseg.json").touch()
+    assert refusal(tmp_path / "photos", image, overwrite=True) == ""
+    (tmp_path / "m_probabilities.tif").touch()
+    assert refusal(tmp_path / "m.tif", image) == ""
+    assert "m_probabilities.tif: the file is there already" in refusal(tmp_path / "m.tif", image, beside=True)
+    assert refusal(tmp_path / "m.tif", image, beside=True, overwrite=True) == ""
+    other = tmp_path / "other.zarr"
+    other.mkdir()
+    (other / "zarr.json").write_text('{"attributes": {}}')
+    assert "has not written" in refusal(other, image, overwrite=True)
+    (other / "zarr.json").write_text('{"attributes": {"stackseg": {}}}')
+    assert refusal(other, image, overwrite=True) == ""
+
+
+def test_out_lies_beside_in(tmp_path: Path) -> None:
+    image = tmp_path / "in.zarr"
+    image.mkdir()
+    assert "would replace the image" in refusal(image, image, overwrite=True)
+    assert "lie in one another" in refusal(image / "m.tif", image)
+    assert "lie in one another" in refusal(tmp_path, image, overwrite=True)
+    assert "no folder" in refusal(tmp_path / "there" / "m.tif", image)
+
+
+def test_only_what_grows_in_a_folder_is_gone_on_with(tmp_path: Path) -> None:
+    image = tmp_path / "in.tif"
+    said = refusal(tmp_path / "m.tif", image, resume=True)
+    assert said.endswith("m.tif: a TIFF cannot be gone on with. Write a .zarr or a folder with --resume")
+    assert refusal(tmp_path / "m.zarr", image, resume=True) == ""
+    (tmp_path / "m.zarr.part").mkdir()
+    assert "--resume goes on with it, --overwrite begins anew" in refusal(tmp_path / "m.zarr", image)
+    assert refusal(tmp_path / "m.zarr", image, resume=True) == refusal(tmp_path / "m.zarr", image, overwrite=True) == ""
+
+
+def test_slices_are_as_in_python_and_have_to_be_there() -> None:
+    assert chosen_planes(None, 7) == range(7)
+    assert chosen_planes("2:5", 7) == range(2, 5)
+    assert chosen_planes(":5", 7) == range(5)
+    assert chosen_planes("5:", 7) == range(5, 7)
+    for slices in ("5", "5:5", "6:2", "0:8", "-2:", "1:2:3", "a:b", "7:", "²:3"):
+        with pytest.raises(DataError, match="--slices: "):
+            chosen_planes(slices, 7)
