@@ -1,10 +1,11 @@
 """Write docs/results.md and its pictures from the MLflow runs of recipe projects.
 
-    python docs/make_results.py PROJECT [PROJECT …]
+    python docs/make_results.py PROJECT [PROJECT …] [--data RECIPE TEXT]
 
 PROJECT is a project made by `stackseg new --recipe` whose outputs/ are those of the recipe. Where its registry holds
 them, the page also tells two more versions: the original's setting, which was champion when `stackseg promote` compared
 the recipe with it, and the recipe with `split.method=random`, which shows what leaks. The page says how each is made.
+`--data` says what a recipe was scored on where that is not the published set.
 """
 
 from __future__ import annotations
@@ -63,12 +64,15 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("projects", nargs="+", type=Path, metavar="PROJECT")
-    sections = [section for project in parser.parse_args().projects for section in _section(project)]
+    parser.add_argument("--data", nargs=2, action="append", default=[], metavar=("RECIPE", "TEXT"))
+    given = parser.parse_args()
+    notes = dict(given.data)
+    sections = [section for project in given.projects for section in _section(project, notes)]
     PAGE.write_text(HEAD + "\n".join(sections), encoding="utf-8")
     print(f"{PAGE}: {len(sections)} lines")
 
 
-def _section(project: Path) -> Iterator[str]:
+def _section(project: Path, notes: dict[str, str]) -> Iterator[str]:
     """Yield the lines about one project."""
     params = read_params(project / "params.yaml")
     recipe = read_recipe(params.project.model_name)
@@ -85,7 +89,7 @@ def _section(project: Path) -> Iterator[str]:
         raise SystemExit(f"{project}: outputs/model is no version of it; `dvc repro`")
     best = mine[0]
     yield f"## {recipe.title}\n"
-    yield f"{recipe.about}\n\nData: {recipe.data}; scored on: {_data_note(project)}\n"
+    yield f"{recipe.about}\n\nData: {recipe.data}; scored on: {_data_note(project, notes)}\n"
     yield from _scores(best, leaky[0] if leaky else None)
     yield from _gain(best, model.history, recipe)
     yield from _quantities(best.evaluation, recipe.title)
@@ -100,7 +104,9 @@ def _scored_runs(model: RegisteredModel) -> Iterator[ScoredRun]:
         yield ScoredRun(number, run, Evaluation.model_validate(tree))
 
 
-def _data_note(project: Path) -> str:
+def _data_note(project: Path, notes: dict[str, str]) -> str:
+    if project.name in notes:
+        return notes[project.name]
     specimens = sorted(one.name for one in (project / "data").iterdir() if one.is_dir())
     return f"`data/{'`, `data/'.join(specimens)}`"
 

@@ -29,6 +29,8 @@ SURFACE: dict[str, str] = {
     ),
     "register": "--data --out",
     "models": "--history --json",
+    "ensemble": "MODELS --catalog --out",
+    "import-model": "SOURCE --catalog --out",
     "promote": "[VERSION] --catalog --data --device --force --reason",
     "rollback": "--reason",
     "predict": "IMAGE OUT --axes --device --ignore-voxel-size --model --overwrite --tta",

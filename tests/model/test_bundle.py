@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-import stackseg.model.bundle as module
+import stackseg.model.ensemble_network as ensemble_network
 from stackseg.dataset.specimens import find_specimens
 from stackseg.errors import MachineError, ModelError
 from stackseg.model.bundle import (
@@ -292,7 +292,7 @@ def test_truncated_weights_are_refused(model: Path, num_bytes: int) -> None:
 def test_weights_that_other_versions_would_build_otherwise_are_refused(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "build_network", lambda *_, **__: torch.nn.Conv2d(1, 3, 1))
+    monkeypatch.setattr(ensemble_network, "build_network", lambda *_, **__: torch.nn.Conv2d(1, 3, 1))
     with pytest.raises(ModelError, match=r"segmentation-models-pytorch \d+\.\d+.* and timm \d"):
         load_bundle(model)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -22,7 +23,7 @@ def outputs_of(target_yx: Any, certainty: float = 0.9) -> Any:
 def found_in(objects_yx: Any) -> Any:
     """Return the objects that are found where the network says just what it was shown."""
     outputs_oyx = outputs_of(instance_target(patch_codes(objects_yx)))
-    return find_objects(outputs_oyx, class_probabilities(outputs_oyx).argmax(0))
+    return find_objects(outputs_oyx, class_probabilities(torch.from_numpy(outputs_oyx)).argmax(0).numpy())
 
 
 def same_partition(one_yx: Any, other_yx: Any) -> bool:
@@ -97,7 +98,7 @@ def test_a_small_basin_belongs_to_its_neighbour() -> None:
 def test_objects_lie_in_the_mask_and_are_numbered_without_gaps(logits_oyx: Any) -> None:
     odds_oyx = np.exp(logits_oyx)
     outputs_oyx = odds_oyx / odds_oyx.sum(0)
-    classes_cyx = class_probabilities(outputs_oyx)
+    classes_cyx = class_probabilities(torch.from_numpy(outputs_oyx)).numpy()
     np.testing.assert_allclose(classes_cyx.sum(0), 1, rtol=1e-5)
     found_yx = find_objects(outputs_oyx, classes_cyx.argmax(0))
     assert not found_yx[classes_cyx.argmax(0) == 0].any()

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate
@@ -10,20 +13,21 @@ from scipy.ndimage import correlate
 from stackseg.model.tiling import MULTIPLE, Blend, Tiling
 
 sizes = st.integers(1, 300)
-tilings = st.integers(1, 6).flatmap(
-    lambda times: st.builds(Tiling, st.just(32 * times), st.integers(0, 16 * times))  # params allow half the tile
+tilings = st.integers(1, 6).flatmap(  # params allow half the tile, and 32 less than it
+    lambda times: st.builds(Tiling, st.just(32 * times), st.integers(0, min(16 * times, 32 * (times - 1))))
 )
 
 
 def through(tiling: Tiling, image_yxc: npt.NDArray[np.float32], network: object = None) -> npt.NDArray[np.float32]:
     """Send a plane (Y, X, C) through windows and blending, as inference does; returns (C, Y, X)."""
-    blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), image_yxc.shape[2])
+    shape_yx = image_yxc.shape[0], image_yxc.shape[1]
+    blend = Blend(tiling, shape_yx)
     padded_yxc = tiling.pad(image_yxc)
-    assert padded_yxc.shape[:2] == blend.padded_yx
-    for window in tiling.windows(blend.padded_yx):
+    assert padded_yxc.shape[:2] == tiling.padded_shape(shape_yx)
+    for window in tiling.windows(shape_yx):
         values_cyx = padded_yxc[window].transpose(2, 0, 1)
-        blend.add(window, network(values_cyx) if callable(network) else values_cyx)
-    return blend.result()
+        blend.add(window, torch.from_numpy(network(values_cyx) if callable(network) else values_cyx))
+    return blend.result().numpy()
 
 
 @given(sizes, sizes, tilings)
@@ -38,15 +42,15 @@ def test_cover_and_blend_give_the_plane_back(height: int, width: int, tiling: Ti
 @given(sizes, sizes, tilings)
 @settings(deadline=None, max_examples=60)
 def test_windows_lie_inside_and_reach_everywhere(height: int, width: int, tiling: Tiling) -> None:
-    padded_yx = Blend(tiling, (height, width), 1).padded_yx
+    padded_yx = tiling.padded_shape((height, width))
     weight_yx = np.zeros(padded_yx)
-    windows = list(tiling.windows(padded_yx))
+    windows = list(tiling.windows((height, width)))
     for window in windows:
         for part, size in zip(window, padded_yx, strict=True):
             assert 0 <= part.start < part.stop <= size
-            assert (part.stop - part.start) % MULTIPLE == 0
+            assert part.start % MULTIPLE == part.stop % MULTIPLE == 0
             assert part.stop - part.start <= tiling.tile
-        weights_yx = tiling.weights(window, padded_yx)
+        weights_yx = tiling.weights(window, (height, width)).numpy()
         assert weights_yx.min() >= 0
         assert weights_yx.max() <= 1
         weight_yx[window] += weights_yx
@@ -55,18 +59,35 @@ def test_windows_lie_inside_and_reach_everywhere(height: int, width: int, tiling
     assert {(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in windows} == {
         tiling.window_shape((height, width))
     }
+    for axis in (0, 1):
+        parts = sorted({(window[axis].start, window[axis].stop) for window in windows})
+        assert all(before[1] - after[0] >= tiling.overlap for before, after in pairwise(parts))
 
 
 @given(sizes, sizes, tilings)
 @settings(deadline=None, max_examples=40)
-def test_no_more_is_padded_than_one_window_needs(height: int, width: int, tiling: Tiling) -> None:
-    padded_yx = Blend(tiling, (height, width), 1).padded_yx
-    for padded, size in zip(padded_yx, (height, width), strict=True):
-        assert padded == (size if size >= tiling.tile else -(-size // MULTIPLE) * MULTIPLE)
+def test_no_more_is_padded_than_to_a_multiple(height: int, width: int, tiling: Tiling) -> None:
+    for padded, size in zip(tiling.padded_shape((height, width)), (height, width), strict=True):
+        assert size <= padded < size + MULTIPLE
+
+
+@given(st.integers(1, 20_000))
+def test_windows_are_no_larger_than_their_number_asks_for(size: int) -> None:
+    tiling = Tiling(1024, 64)
+    side, _ = tiling.window_shape((size, 1))
+    number = sum(1 for _ in tiling.windows((size, 1)))
+    assert number == max(1, -(-(size - 64) // (1024 - 64)))
+    # what all windows compute, against what has to be computed
+    assert number * side <= size + (number - 1) * 64 + number * 2 * MULTIPLE
+
+
+def test_a_plane_a_little_larger_than_the_tile_takes_small_windows() -> None:
+    assert Tiling(1024, 64).window_shape((1024, 996)) == (1024, 1024)
+    assert Tiling(1024, 64).window_shape((1100, 2048)) == (608, 736)
 
 
 @pytest.mark.parametrize("radius", [1, 2])
-@pytest.mark.parametrize(("tile", "overlap"), [(32, 8), (64, 8), (64, 32), (96, 20), (128, 64)])
+@pytest.mark.parametrize(("tile", "overlap"), [(64, 8), (64, 32), (96, 20), (128, 64)])
 @pytest.mark.parametrize("shape_yx", [(64, 160), (129, 200), (256, 33 * 4), (32, 300)])
 def test_tiled_equals_whole_for_one_convolution(
     radius: int, tile: int, overlap: int, shape_yx: tuple[int, int]
@@ -100,17 +121,17 @@ def test_a_network_that_sees_further_would_show_seams() -> None:
 
 
 def test_neighbours_share_what_they_overlap_by_halves() -> None:
-    tiling = Tiling(64, 16)
-    left, right = tiling.windows((64, 112))
-    assert (left[1].stop, right[1].start) == (64, 48)
-    sum_yx = np.zeros((64, 112))
+    tiling = Tiling(64, 32)
+    left, right = tiling.windows((64, 96))
+    assert (left[1].stop, right[1].start) == (64, 32)
+    sum_yx = np.zeros((64, 96))
     for window in (left, right):
-        sum_yx[window] += tiling.weights(window, (64, 112))
+        sum_yx[window] += tiling.weights(window, (64, 96)).numpy()
     np.testing.assert_allclose(sum_yx, 1, atol=1e-6)
-    ramp = tiling.weights(right, (64, 112))[0, :16]
-    assert ramp[:4].tolist() == [0, 0, 0, 0]
-    assert ramp[12:].tolist() == [1, 1, 1, 1]
-    assert (np.diff(ramp[3:13]) > 0).all()
+    ramp = tiling.weights(right, (64, 96))[0, :32]
+    assert (ramp[:8] == 0).all()
+    assert (ramp[24:] == 1).all()
+    assert (np.diff(ramp[7:25]) > 0).all()
 
 
 def test_padding_mirrors_the_plane() -> None:

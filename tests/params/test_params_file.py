@@ -79,7 +79,7 @@ class TestBadInput:
             ("train: {batch_size: 500}", "train: batch_size is larger than patches_per_epoch"),
             ("train: 3", "train is 3"),
             ("inference: {tile: 500}", "inference: tile is 500, not a multiple of 32"),
-            ("inference: {tile: 64, overlap: 33}", "inference: overlap is more than half the tile"),
+            ("inference: {tile: 64, overlap: 33}", "inference: overlap is 33, more than half the tile"),
             ("intensity: {scope: image}", "intensity.scope is 'image'"),
             ("intensity: {low_percentile: 60}", "intensity.low_percentile is 60"),
             ("split: {method: block}", "split.method is 'block'"),

@@ -273,7 +273,7 @@ class TestWriting:
             ({"train.epochs": 2.5}, "train.epochs is 2.5"),
             ({"train.loss": {"dyce": 1.0}}, "train.loss.dyce"),
             ({"train.loss": {}}, "train.loss"),
-            ({"inference.overlap": 48}, "inference: overlap is more than half the tile"),
+            ({"inference.overlap": 48}, "inference: overlap is 48, more than half the tile"),
             ({"train.lr": 0.5, "train.epochs": 0}, "train.epochs is 0"),
             ({"train.ephocs": 3}, "unknown key train.ephocs. The nearest valid key is train.epochs"),
             ({"trian.lr": 0.1}, "unknown key trian"),

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stackseg import __version__
-from stackseg.cli import data, fetch, maintenance, models, new, params, predict, promote, search, serve, stages
+from stackseg.cli import adopt, data, fetch, maintenance, models, new, params, predict, promote, search, serve, stages
 from stackseg.cli.console import err
 from stackseg.environment import apply_quiet_environment, quieten_libraries
 from stackseg.errors import MachineError, StacksegError, is_out_of_memory, without_passwords
@@ -32,6 +32,7 @@ fetch.attach(app)
 stages.attach(app)
 search.attach(app)
 models.attach(app)
+adopt.attach(app)
 promote.attach(app)
 predict.attach(app)
 serve.attach(app)

@@ -19,9 +19,10 @@ from stackseg.dataset.normalisation import IntensityPolicy
 from stackseg.dataset.records import ClassRecord
 from stackseg.errors import MachineError, ModelError
 from stackseg.model.devices import resolve_precision
+from stackseg.model.ensemble_network import Member, build_for_inference, tile_multiple
 from stackseg.model.fuse_batchnorm import fold_normalisation
-from stackseg.model.network import NetworkSpec, build_network, size_multiple
-from stackseg.model.tiling import Tiling
+from stackseg.model.network import NetworkSpec
+from stackseg.model.tiling import MULTIPLE, Tiling
 from stackseg.model.weights_file import WeightsOrigin
 from stackseg.params.inference import Tta
 
@@ -53,6 +54,8 @@ class InferenceSpec(Record):
     """Test-time augmentation."""
     instances: bool = Field(False, exclude_if=lambda instances: not instances)
     """Whether it tells the objects of the second class apart, by an output more than there are classes."""
+    members: tuple[Member, ...] = Field((), exclude_if=lambda members: not members)
+    """The networks of an ensemble; `network` is the first of them."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -71,7 +74,13 @@ class InferenceSpec(Record):
             raise ValueError(f"intensity.scope {self.intensity.params.scope} does not go with its statistics")
         if measured is not None and len(measured) != self.num_channels:
             raise ValueError(f"{self.num_channels} channels have intensity statistics of {len(measured)}")
-        if self.tile < 1 or not 0 <= self.overlap <= self.tile // 2:
+        for member in self.members:
+            shape = (member.network.in_channels, member.network.num_classes)
+            if shape != (self.network.in_channels, self.network.num_classes):
+                raise ValueError(f"a member with {shape[0]} inputs and {shape[1]} outputs is of another make")
+            if (member.statistics is None) != (measured is None) or len(member.statistics or ()) != len(measured or ()):
+                raise ValueError("a member's intensity statistics are of another make")
+        if self.tile < MULTIPLE or not 0 <= self.overlap <= min(self.tile // 2, self.tile - MULTIPLE):
             raise ValueError(f"an overlap of {self.overlap} does not go with a tile of {self.tile}")
         return self
 
@@ -87,7 +96,7 @@ class InferenceSpec(Record):
 
 
 class ParentRecord(Record):
-    """The model that training began from: as `model.init` names it, the number of a registered one, and its digest."""
+    """A model that another was made from: as the user names it, the number of a registered one, and its digest."""
 
     reference: str
     version: str | None = None
@@ -110,6 +119,7 @@ class Lineage(Record):
     versions: dict[str, str]
     encoder_weights: WeightsOrigin | None = None  # bundles of older releases lack these two
     parent: ParentRecord | None = None
+    members: tuple[ParentRecord, ...] = Field((), exclude_if=lambda members: not members)
 
 
 class SeenPlanes(Record):
@@ -252,9 +262,10 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
         Files are missing or damaged, or weights and bundle.json do not belong together.
     """
     spec, tensors = read_bundle(folder)
-    network = build_network(spec.inference.network, encoder_weights=None)
+    inference = spec.inference
+    network = build_for_inference(inference.network, inference.members, inference.intensity.statistics)
     load_weights(network, tensors, spec, str(folder))
-    if spec.inference.tile % (multiple := size_multiple(network)):
+    if spec.inference.tile % (multiple := tile_multiple(network)):
         raise ModelError(
             f"inference.tile is {spec.inference.tile}",
             expected=f"a multiple of {multiple}, which {spec.inference.network.architecture} asks for",

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
 from skimage.filters import gaussian
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
+from torch import Tensor
 
 INTERIOR, BOUNDARY = 1, 2
 """Outputs besides background, which is 0."""
@@ -26,9 +28,9 @@ MIN_PIXELS = 12
 _FLOOR = 1e-6
 
 
-def class_probabilities(outputs_oyx: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def class_probabilities(outputs_oyx: Tensor) -> Tensor:
     """Return the probabilities (2, Y, X) of background and object from those of the three outputs (3, Y, X)."""
-    return np.stack([outputs_oyx[0], outputs_oyx[INTERIOR] + outputs_oyx[BOUNDARY]])
+    return torch.stack([outputs_oyx[0], outputs_oyx[INTERIOR] + outputs_oyx[BOUNDARY]])
 
 
 def find_objects(

@@ -9,6 +9,7 @@ from functools import reduce
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from stackseg.dataset.channels import PlaneSource, context_indices
 from stackseg.dataset.normalisation import ChannelStatistics
@@ -92,11 +93,11 @@ def segment(
         }
         image_yxc = stack_context([prepared[one] for one in needed], z)
         symmetries = SYMMETRIES[tta or spec.tta]
-        blended_cyx = _blend_turned(image_yxc, segmenter, device, precision, before_window, symmetries)
-        classes_cyx = class_probabilities(blended_cyx) if spec.instances else blended_cyx
-        mask_yx = classes_cyx.argmax(0).astype(np.uint8)
-        objects_yx = find_objects(blended_cyx, mask_yx) if objects and spec.instances else None
-        yield SegmentedPlane(z, mask_yx, classes_cyx if probabilities else None, objects_yx)
+        outputs_oyx = _blend_turned(image_yxc, segmenter, device, precision, before_window, symmetries)
+        classes_cyx = class_probabilities(outputs_oyx) if spec.instances else outputs_oyx
+        mask_yx = classes_cyx.argmax(0).to(torch.uint8).numpy(force=True)
+        objects_yx = find_objects(outputs_oyx.numpy(force=True), mask_yx) if objects and spec.instances else None
+        yield SegmentedPlane(z, mask_yx, classes_cyx.numpy(force=True) if probabilities else None, objects_yx)
 
 
 def prepare(
@@ -131,6 +132,7 @@ def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
         )
 
 
+@torch.inference_mode()
 def _blend_turned(
     image_yxc: npt.NDArray[np.float32],
     segmenter: Segmenter,
@@ -138,36 +140,36 @@ def _blend_turned(
     precision: str,
     before_window: Callable[[], None],
     symmetries: Sequence[tuple[bool, tuple[int, ...]]],
-) -> npt.NDArray[np.float32]:
+) -> Tensor:
     """Return the probabilities (C, Y, X) of the outputs for one plane, averaged over its symmetries."""
 
-    def turned_back() -> Iterator[npt.NDArray[np.float32]]:
+    def turned_back() -> Iterator[Tensor]:
         for transposed, axes in symmetries:
             turned_yxc = np.flip(image_yxc.swapaxes(0, 1) if transposed else image_yxc, axes)
             blended_cyx = _blend(turned_yxc, segmenter, device, precision, before_window)
-            upright_cyx = np.flip(blended_cyx, tuple(axis + 1 for axis in axes))
-            yield upright_cyx.swapaxes(1, 2) if transposed else upright_cyx
+            upright_cyx = blended_cyx.flip([axis + 1 for axis in axes])
+            yield upright_cyx.transpose(1, 2) if transposed else upright_cyx
 
-    return reduce(np.add, turned_back()) / np.float32(len(symmetries))
+    return reduce(torch.add, turned_back()) / len(symmetries)
 
 
-@torch.inference_mode()
 def _blend(
     image_yxc: npt.NDArray[np.float32],
     segmenter: Segmenter,
     device: torch.device,
     precision: str,
     before_window: Callable[[], None],
-) -> npt.NDArray[np.float32]:
+) -> Tensor:
     """Return the probabilities (C, Y, X) of the network's outputs for one plane."""
     tiling = segmenter.inference.tiling
-    blend = Blend(tiling, (image_yxc.shape[0], image_yxc.shape[1]), segmenter.inference.network.num_classes)
-    padded_yxc = tiling.pad(image_yxc)
-    for window in tiling.windows(blend.padded_yx):
+    shape_yx = image_yxc.shape[0], image_yxc.shape[1]
+    blend = Blend(tiling, shape_yx)
+    image_byxc = torch.from_numpy(np.ascontiguousarray(tiling.pad(image_yxc)))[None].to(device)
+    for window in tiling.windows(shape_yx):
         before_window()
-        tile_byxc = torch.from_numpy(np.ascontiguousarray(padded_yxc[window]))[None].to(device)
         # a permuted (B, Y, X, C) tensor already has the channels-last layout
+        tile_bcyx = image_byxc[:, *window].contiguous().permute(0, 3, 1, 2)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits_bcyx = segmenter.network(tile_byxc.permute(0, 3, 1, 2))
-        blend.add(window, torch.softmax(logits_bcyx.float(), 1)[0].cpu().numpy())
+            logits_bcyx = segmenter.network(tile_bcyx)
+        blend.add(window, torch.softmax(logits_bcyx[0].float(), 0))
     return blend.result()

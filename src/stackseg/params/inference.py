@@ -14,8 +14,8 @@ Tta = Literal["none", "flips", "d4"]
 class InferenceParams(Section):
     """Section `inference`."""
 
-    tile: int = Field(512, ge=32)
-    """Side of the window in pixels, a multiple of 32; smaller planes take a smaller window."""
+    tile: int = Field(1024, ge=32)
+    """Largest side of a window in pixels, a multiple of 32. Planes up to it are segmented whole."""
     overlap: int = Field(64, ge=0)
     """Pixels that neighbouring windows share; they are blended there."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -28,6 +28,6 @@ class InferenceParams(Section):
     def _consistent(self) -> Self:
         if self.tile % 32:
             raise ValueError(f"tile is {self.tile}, not a multiple of 32")
-        if self.overlap > self.tile // 2:
-            raise ValueError("overlap is more than half the tile")
+        if self.overlap > min(self.tile // 2, self.tile - 32):
+            raise ValueError(f"overlap is {self.overlap}, more than half the tile, or less than 32 below it")
         return self

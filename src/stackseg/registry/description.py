@@ -8,7 +8,8 @@ from mlflow.tracking import MlflowClient
 
 from stackseg.dataset.records import Catalog
 from stackseg.evaluation.evaluate import Evaluation
-from stackseg.model.bundle import BundleSpec
+from stackseg.model.bundle import BundleSpec, InferenceSpec
+from stackseg.model.network import NetworkSpec
 from stackseg.registry.versions import CHAMPION, ChampionChange, RegisteredModel
 from stackseg.tracking.descriptions import data_section, parent_sentence, score_table, with_section
 
@@ -20,18 +21,29 @@ MAX_CLASSES = 25
 
 def scores_markdown(spec: BundleSpec, evaluation: Evaluation, catalog: Catalog) -> str:
     """Return the score table with its interval, and where the model comes from: split, leakage, data, code, digest."""
-    lineage, network = spec.lineage, spec.inference.network
+    lineage = spec.lineage
     return "\n".join(
         [
             score_table(evaluation, max_classes=MAX_CLASSES),
             "",
-            f"- Network: {network.architecture} with {network.encoder}, scored on {evaluation.device} in "
-            f"{evaluation.precision}",
+            f"- Network: {network_words(spec.inference)}, scored on {evaluation.device} in {evaluation.precision}",
             data_section(catalog, lineage.git_commit, dirty=lineage.git_dirty),
+            *([f"- Members: {', '.join(map(str, lineage.members))}"] if lineage.members else []),
             *([] if lineage.parent is None else [f"- {parent_sentence(lineage.parent)}"]),
             f"- Bundle: `{spec.digest}`",
         ]
     )
+
+
+def network_words(inference: InferenceSpec) -> str:
+    """Return what a bundle's network is, for people."""
+    kinds = [f"{one.architecture} with {one.encoder}" for one in _networks(inference)]
+    words = ", ".join(dict.fromkeys(kinds))
+    return f"the mean of {len(kinds)}: {words}" if len(kinds) > 1 else words
+
+
+def _networks(inference: InferenceSpec) -> list[NetworkSpec]:
+    return [one.network for one in inference.members] or [inference.network]
 
 
 def promotion_markdown(version: str, known: RegisteredModel) -> str:

@@ -201,7 +201,7 @@ def _check_belongings(spec: BundleSpec, evaluation: Evaluation, record: RunRecor
         ("evaluation.json", evaluation.bundle_digest, spec.digest),
         ("run.json", record.bundle_digest, spec.digest),
         ("evaluation.json", evaluation.catalog_digest, catalog.digest()),
-        ("the model", spec.lineage.catalog_digest, catalog.digest()),
+        ("run.json", record.catalog_digest, catalog.digest()),
     )
     for where, found, expected in pairs:
         if found != expected:

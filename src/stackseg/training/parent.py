@@ -87,6 +87,10 @@ def check_parent(parent: Parent | None, params: Params, catalog: Catalog, *, fol
 def _check_make(parent: Parent, own: InferenceSpec) -> None:
     """Refuse a parent whose weights would not fit, or would mean other classes; intensities may differ."""
     other = parent.spec.inference
+    if other.members:
+        raise ModelError(
+            f"{parent.record} is an ensemble", expected="a single model", where=WHERE, remedy="name one of its members"
+        )
     pairs = (
         ("model.architecture", own.network.architecture, other.network.architecture),
         ("model.encoder", own.network.encoder, other.network.encoder),
