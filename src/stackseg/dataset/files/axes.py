@@ -22,10 +22,15 @@ _UM_PER_UNIT: dict[str, float] = {
     "\\u00b5m": 1.0,  # ImageJ's ASCII spelling
     "micron": 1.0,
     "microns": 1.0,
-    "micrometer": 1.0,
     "mm": 1e3,
     "cm": 1e4,
     "m": 1e6,
+    "picometer": 1e-6,  # spelt out, as OME-Zarr does
+    "nanometer": 1e-3,
+    "micrometer": 1.0,
+    "millimeter": 1e3,
+    "centimeter": 1e4,
+    "meter": 1e6,
 }
 # inch is left out on purpose: where a micrograph says inch, it means the dpi of a screen or printer
 _NARROWEST_PLANE = 5
@@ -127,7 +132,7 @@ def ome_voxel_size(xml: str) -> VoxelSize | None:
     if pixels is None:
         return None
     unit = {axis: pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"}
-    return _known(tuple(_micrometres(pixels.get(f"PhysicalSize{axis}"), unit[axis]) for axis in "ZYX"))
+    return _known(tuple(in_micrometres(pixels.get(f"PhysicalSize{axis}"), unit[axis]) for axis in "ZYX"))
 
 
 def imagej_voxel_size(metadata: Mapping[str, Any], resolution_yx: tuple[Any, Any]) -> VoxelSize | None:
@@ -136,9 +141,9 @@ def imagej_voxel_size(metadata: Mapping[str, Any], resolution_yx: tuple[Any, Any
     y, x = (_per_pixel(rational) for rational in resolution_yx)
     return _known(
         (
-            _micrometres(metadata.get("spacing"), str(metadata.get("zunit", unit))),
-            _micrometres(y, str(metadata.get("yunit", unit))),
-            _micrometres(x, unit),
+            in_micrometres(metadata.get("spacing"), str(metadata.get("zunit", unit))),
+            in_micrometres(y, str(metadata.get("yunit", unit))),
+            in_micrometres(x, unit),
         )
     )
 
@@ -150,7 +155,8 @@ def _per_pixel(rational: Any) -> float | None:
     return None
 
 
-def _micrometres(value: Any, unit: str) -> float | None:
+def in_micrometres(value: Any, unit: str) -> float | None:
+    """Return a length in micrometres, None where value or unit are not known."""
     factor = _UM_PER_UNIT.get(unit.strip().lower())
     try:
         size = abs(float(value)) * factor if factor is not None else 0.0

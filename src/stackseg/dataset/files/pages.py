@@ -19,6 +19,9 @@ from stackseg.dataset.files.tiff import TiffPages
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN, ORIENTATION
 from stackseg.errors import DataError, one_line
 
+Region = tuple[slice, ...]
+"""A part of a page: start and stop for each of its dimensions."""
+
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
@@ -56,13 +59,19 @@ class PageSource(Protocol):
     voxel_size_zyx_um: VoxelSize | None
     notes: list[str]
 
-    def page(self, number: int) -> npt.NDArray[np.generic]:
-        """Decode one page, its dimensions as in `shape[-num_page_axes:]`, in native byte order."""
+    def page(self, number: int, region: Region | None = None) -> npt.NDArray[np.generic]:
+        """Decode one page or a part of it, its dimensions as in `shape[-num_page_axes:]`, in native byte order."""
         ...
 
     def close(self) -> None:
         """Close the file."""
         ...
+
+
+def holds_image(path: Path) -> bool:
+    """Return whether a file begins as a TIFF or PNG does."""
+    with path.open("rb") as file:
+        return file.read(32).startswith((*_TIFF_HEADS, _PNG_HEAD))
 
 
 def open_pages(path: Path | ImageBytes, *, axes_given: bool = False) -> PageSource:
@@ -153,8 +162,11 @@ class PngPage:
         # Pillow stretches grey values of 2 and 4 bits over 0 to 255
         self._stretched = 255 // (2**bit_depth - 1) if colour_type == 0 and 1 < bit_depth < 8 else 1
 
-    def page(self, number: int) -> npt.NDArray[np.generic]:
+    def page(self, number: int, region: Region | None = None) -> npt.NDArray[np.generic]:
         """Decode the picture; its number is 0."""
+        return self._decoded() if region is None else self._decoded()[region]
+
+    def _decoded(self) -> npt.NDArray[np.generic]:
         if self._deep_colour:
             with self._path.open("rb") as file:
                 decoded = np.asarray(imagecodecs.png_decode(file.read()))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,11 +16,12 @@ import numpy.typing as npt
 
 from stackseg.dataset.files.axes import VoxelSize, name_axes, refuse_ambiguous_channels
 from stackseg.dataset.files.encoding import Encoding
-from stackseg.dataset.files.pages import ImageBytes, PageSource, open_pages
+from stackseg.dataset.files.pages import ImageBytes, PageSource, Region, open_pages
 from stackseg.dataset.files.tiff_validation import COPY_AGAIN
 from stackseg.errors import DataError, one_line
 
 Plane = npt.NDArray[np.generic]
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Stack:
 
     Values are as stored, also where MinIsWhite or a palette changes how they are drawn: so do Fiji, napari and
     scikit-image. It may be pickled and used after a fork: each process opens the file for itself. A file of one plane
-    is open only while it is read, so that a folder of thousands costs no file handles; one in memory stays open.
+    is open only while it is read, so that a folder of thousands costs no file handles; one in memory stays open, and so
+    does what `open_source` opens: it is called again after `close` and in each process.
     """
 
     info: StackInfo
@@ -56,9 +60,15 @@ class Stack:
     _owner: int = 0
     _volume: Plane | None = None
 
-    def __init__(self, path: Path | ImageBytes, *, axes: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | ImageBytes,
+        *,
+        axes: str | None = None,
+        open_source: Callable[[], PageSource] | None = None,
+    ) -> None:
         self._path = path
-        self._axes = axes
+        self._open = open_source or partial(open_pages, path, axes_given=axes is not None)
         source = self._opened()
         self._letters = _letters(source, path, axes)
         self._num_planes = source.shape[self._letters.index("Z")] if "Z" in self._letters else 1
@@ -81,7 +91,7 @@ class Stack:
             voxel_size_zyx_um=source.voxel_size_zyx_um,
             notes=tuple(notes),
         )
-        self._stays_open = self._num_planes > 1 or isinstance(path, ImageBytes)
+        self._stays_open = self._num_planes > 1 or isinstance(path, ImageBytes) or open_source is not None
         if not self._stays_open:
             self.close()
 
@@ -98,11 +108,26 @@ class Stack:
         IndexError
             There is no such plane.
         """
+        return self.window(z, _ALL, _ALL)
+
+    def window(self, z: int, rows: slice, columns: slice) -> Plane:
+        """Return a part of plane z as (Y, X, C); the slices count pixels, with a step of 1.
+
+        Only the chunks that it touches are decoded of OME-Zarr, and only the tiles or strips of TIFF. A PNG is decoded
+        whole, and so are fax pages and planes that are no pages of their own.
+
+        Raises
+        ------
+        DataError
+            What it touches cannot be decoded, or holds NaN or infinity.
+        IndexError
+            There is no such plane.
+        """
         if self._stays_open:
-            image_yxc = self._gather(self._opened(), z)
+            image_yxc = self._gather(self._opened(), z, rows, columns)
         else:
             with closing(self._open()) as source:
-                image_yxc = self._gather(source, z)
+                image_yxc = self._gather(source, z, rows, columns)
         check_finite(image_yxc, f"{self._path} plane {z}")
         return np.ascontiguousarray(image_yxc[:, :, : self._num_channels])
 
@@ -132,15 +157,20 @@ class Stack:
             self._source, self._owner = self._open(), os.getpid()
         return self._source
 
-    def _open(self) -> PageSource:
-        return open_pages(self._path, axes_given=self._axes is not None)
-
-    def _gather(self, source: PageSource, z: int) -> Plane:
-        """Decode the pages of one plane and turn them into (Y, X, C), alpha included."""
+    def _gather(self, source: PageSource, z: int, rows: slice = _ALL, columns: slice = _ALL) -> Plane:
+        """Decode the pages of one plane, as far as they are asked for, and turn them into (Y, X, C), alpha included."""
         if not 0 <= z < self._num_planes:
             raise IndexError(f"plane {z} of a stack of {self._num_planes}")
         num_grid = len(source.shape) - source.num_page_axes
-        letters, grid, page_shape = self._letters, source.shape[:num_grid], source.shape[num_grid:]
+        letters, grid, on_page = self._letters, source.shape[:num_grid], self._letters[num_grid:]
+        asked = {"Y": rows, "X": columns}
+        region: Region | None = None
+        if asked != {"Y": _ALL, "X": _ALL} and set("YX") <= set(on_page) and "Z" not in on_page:
+            region = tuple(
+                slice(*asked.get(letter, _ALL).indices(size)[:2])
+                for letter, size in zip(on_page, source.shape[num_grid:], strict=True)
+            )
+            rows = columns = _ALL
         numbers = np.arange(int(np.prod(grid, dtype=np.int64))).reshape(grid)
         if "Z" in letters[:num_grid]:
             numbers = np.take(numbers, [z], axis=letters.index("Z")).squeeze(letters.index("Z"))
@@ -148,14 +178,16 @@ class Stack:
         block = self._volume
         if block is None:
             try:
-                pages = [source.page(int(number)) for number in numbers.ravel()]
+                pages = [source.page(int(number), region) for number in numbers.ravel()]
+            except DataError:
+                raise  # a file of a folder says for itself what it lacks
             except Exception as error:  # whatever a codec raises on corrupt data
                 raise DataError(
                     f"its data cannot be decoded ({one_line(error)})",
                     where=f"{self._path} plane {z}",
                     remedy=f"the file is corrupt; {COPY_AGAIN}",
                 ) from error
-            block = (pages[0] if len(pages) == 1 else np.stack(pages)).reshape(*numbers.shape, *page_shape)
+            block = (pages[0] if len(pages) == 1 else np.stack(pages)).reshape(*numbers.shape, *pages[0].shape)
         if "Z" in letters:
             self._volume = block  # planes that are no pages of their own are decoded once, all together
             block = np.take(block, z, axis=letters.index("Z"))
@@ -164,6 +196,7 @@ class Stack:
         image_yxc = block.transpose(order).reshape(
             block.shape[order[0]], block.shape[order[1]], block.shape[order[2]] if len(order) == 3 else 1
         )
+        image_yxc = image_yxc[rows, columns]
         return image_yxc.view(np.uint8) if image_yxc.dtype == np.bool_ else image_yxc
 
     def _without_alpha(self, source: PageSource) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -134,16 +134,31 @@ class TiffPages:
             self._pages = [page for page, _ in pages if page is not None]
         self._describe(series[0])
 
-    def page(self, number: int) -> npt.NDArray[np.generic]:
-        """Decode one page."""
+    def page(self, number: int, region: tuple[slice, ...] | None = None) -> npt.NDArray[np.generic]:
+        """Decode one page, or the tiles or strips of it that a part touches."""
         if self._offset is None:
             page = self._pages[number]
+            if region is not None and page.compression not in _FAX and page.shape == self._page_shape:
+                return self._part(page, region)
             decoded = self._fax(page) if page.compression in _FAX else page.asarray(maxworkers=1)
-            return np.asarray(decoded).reshape(self._page_shape)
+            whole = np.asarray(decoded).reshape(self._page_shape)
+            return whole if region is None else whole[region]
         file, stored = self._tiff.filehandle, self.dtype.newbyteorder(self._tiff.byteorder)
+        first, *others = region or tuple(slice(0, size) for size in self._page_shape)
+        line_shape = self._page_shape[1:]
+        line_samples, num_lines = math.prod(line_shape), first.stop - first.start
+        offset = self._offset + number * self._page_bytes + first.start * line_samples * stored.itemsize
         with file.lock:
-            offset = self._offset + number * self._page_bytes
-            return np.asarray(file.read_array(stored, math.prod(self._page_shape), offset)).reshape(self._page_shape)
+            lines = np.asarray(file.read_array(stored, num_lines * line_samples, offset))
+        return lines.reshape(num_lines, *line_shape)[:, *others]
+
+    def _part(self, page: Page, region: tuple[slice, ...]) -> npt.NDArray[np.generic]:
+        """Decode the tiles or strips of a page that a part touches: tifffile shows them as the chunks of a Zarr."""
+        import zarr  # takes a second, and nothing else of TIFF needs it
+
+        store = page.aszarr(fillvalue=self._series[0].keyframe.nodata, maxworkers=1)
+        with closing(store):
+            return np.asarray(zarr.open_array(store, mode="r")[region])
 
     def close(self) -> None:
         """Close the file."""
