@@ -32,22 +32,43 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_tables_of_a_volume_are_in_micrometres(tmp_path: Path) -> None:
     write_tables(tmp_path, box(tmp_path, (2.0, 0.5, 0.5), volume=True, pore=1))
     assert rows(tmp_path / "fractions.csv")[3] == {
-        **{"plane": "1", "z_um": "2", "class_index": "1", "class": "grain"},
-        **{"pixels": "6", "fraction": "0.06", "area_um2": "1.5"},
+        "plane": "1",
+        "z_um": "2",
+        "class_index": "1",
+        "class": "grain",
+        "pixels": "6",
+        "fraction": "0.06",
+        "area_um2": "1.5",
     }
     diameter = (6 * 6 / pi) ** (1 / 3)
     assert rows(tmp_path / "objects.csv")[1] == {
-        **{"object": "2", "class_index": "1", "class": "grain", "volume_um3": "6"},
+        "object": "2",
+        "class_index": "1",
+        "class": "grain",
+        "volume_um3": "6",
         "equivalent_diameter_um": f"{diameter:.9g}",
-        **{"centroid_z_um": "3", "centroid_y_um": "1.25", "centroid_x_um": "3"},
-        **{"box_z_from_px": "1", "box_z_to_px": "3", "box_y_from_px": "2", "box_y_to_px": "4"},
-        **{"box_x_from_px": "5", "box_x_to_px": "8"},
+        "centroid_z_um": "3",
+        "centroid_y_um": "1.25",
+        "centroid_x_um": "3",
+        "box_z_from_px": "1",
+        "box_z_to_px": "3",
+        "box_y_from_px": "2",
+        "box_y_to_px": "4",
+        "box_x_from_px": "5",
+        "box_x_to_px": "8",
     }
     solid, grain = rows(tmp_path / "summary.csv")
     assert solid["class"] == "solid, or so"
     assert grain == {
-        **{"class_index": "1", "class": "grain", "pixels": "12", "fraction": "0.04", "volume_um3": "6"},
-        **{"objects": "1", "median_volume_um3": "6", "mean_volume_um3": "6", "largest_volume_um3": "6"},
+        "class_index": "1",
+        "class": "grain",
+        "pixels": "12",
+        "fraction": "0.04",
+        "volume_um3": "6",
+        "objects": "1",
+        "median_volume_um3": "6",
+        "mean_volume_um3": "6",
+        "largest_volume_um3": "6",
     }
     (pores,) = rows(tmp_path / "pores.csv")
     assert (pores["class"], pores["porosity"], pores["percolates_z"]) == ("grain", "0.04", "no")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -29,7 +30,7 @@ def picked(method: str, num: int = 5, distance: int = 1, **more: int) -> list[in
 def test_picks_are_different_and_apart(method: str, num: int, distance: int) -> None:
     found = sorted(picked(method, num, distance, seed=num))
     assert 1 <= len(found) <= num
-    assert all(b - a >= distance for a, b in zip(found, found[1:], strict=False))
+    assert all(b - a >= distance for a, b in itertools.pairwise(found))
     if num * (2 * distance - 1) <= len(PLANES):  # no pick closes more than so many planes
         assert len(found) == num
 

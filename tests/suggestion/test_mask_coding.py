@@ -58,7 +58,7 @@ def test_masks_are_coded_as_those_that_they_join(tmp_path: Path) -> None:
     assert choose_coding(both, coloured, [grey, coloured]).codes == DISPLAY
     with pytest.raises(ParamsError, match="some class has no colour; expected one, as the masks of coloured have"):
         choose_coding(table((0, "#000000"), (1,), (2,)), coloured, [coloured])
-    with pytest.raises(ParamsError, match="data.classes: some class has no whole number from 0; .* Add to raw"):
+    with pytest.raises(ParamsError, match=r"data.classes: some class has no whole number from 0; .* Add to raw"):
         choose_coding(table((0,), (1,), ("#ff0000",)), grey, [grey])
 
 

@@ -93,7 +93,7 @@ def write_suggestions(
         stack, z = stacks[one.ref.specimen], one.ref.z
         image_yxc = stack.planes.plane(z)
         image_file, mask_file = image_file_name(stack.name, z), mask_file_name(stack.name, z)
-        _write(folder / image_file, image_yxc, stack, predictor=True)
+        _write(folder / image_file, image_yxc, stack)
         if segmenter is None:
             empty_yx = np.zeros(image_yxc.shape[:2], np.uint8)
             _write_classes(folder / mask_file, empty_yx, stack)
@@ -126,7 +126,6 @@ def _write(
     plane: npt.NDArray[np.generic],
     stack: PlaneStack,
     *,
-    predictor: bool = False,
     colours: Sequence[str] = (),
 ) -> None:
     write_stack(
@@ -134,7 +133,6 @@ def _write(
         [plane],
         num_planes=1,
         voxel_size_zyx_um=stack.voxel_size_zyx_um,
-        predictor=predictor,
         colours=colours,
     )
 
