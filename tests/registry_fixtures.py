@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,11 +27,17 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registry(_store: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """Return a registered model of this test's; the project in whose store it is becomes the working directory."""
+    """Return a registered model of this test's; the project in whose store it is becomes the working directory.
+
+    Nothing but the store is there from other tests.
+    """
     from mlflow.tracking import MlflowClient
 
     from stackseg.tracking.store import open_store_to_read
 
+    for left in _store.iterdir():
+        if left.is_dir() and left.name != "mlruns":
+            shutil.rmtree(left)
     name = f"rock model {uuid4().hex[:8]}"
     (_store / "params.yaml").write_text(f"format: 1\nproject:\n  model_name: {name}\n")
     monkeypatch.chdir(_store)

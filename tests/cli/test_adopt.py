@@ -47,8 +47,6 @@ def members(registry: Registry, trained: tuple[Project, Any], monkeypatch: pytes
     """Write the project of the trained model around the registry; return two bundles in it."""
     monkeypatch.setenv("STACKSEG_DEVICE", "cpu")
     project, _ = trained
-    for name in ("data", "outputs", "one", "two"):
-        shutil.rmtree(registry.root / name, ignore_errors=True)
     shutil.copytree(project.data, registry.root / "data")
     params = project.params.override({"project.model_name": registry.name})
     write_tree(registry.root / "params.yaml", params.model_dump(mode="json"))

@@ -61,7 +61,7 @@ def test_force_refuses_weights_that_were_damaged_in_place(gone: Registry, traine
     with mlflow.start_run(experiment_id=MlflowClient().get_experiment_by_name("stackseg").experiment_id):
         info = log_bundle(model, read_spec(model))
     version = gone.add_version(f"models:/{info.model_id}", model_id=info.model_id)
-    (weights,) = Path("mlruns").rglob("model.safetensors")
+    (weights,) = Path("mlruns").rglob(f"{info.model_id}/**/model.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)

@@ -152,7 +152,7 @@ class TestOpening:
                 "train.loss.cross_entropy is not there since study 'deep' began; expected 1.0",
             ),
             ({"augment.preset": "em"}, "augment.preset is em since study 'deep' began; expected light"),
-            ({"inference.tile": 256}, "inference.tile is 256 since study 'deep' began; expected 512"),
+            ({"inference.tile": 256}, "inference.tile is 256 since study 'deep' began; expected 1024"),
         ],
         ids=lambda one: "-".join(one) if isinstance(one, dict) else "",
     )

@@ -294,7 +294,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"num_planes": 14},
     ),
     "planes of many tiles, moving average": (
-        {"inference.tile": 32, "inference.overlap": 8, "train.ema": 0.5},
+        {"inference.tile": 64, "inference.overlap": 16, "train.ema": 0.5},
         {"shape_yx": (75, 101)},
     ),
     "depthwise, default layout": (

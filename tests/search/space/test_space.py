@@ -150,7 +150,7 @@ class TestRefusals:
             ("train.channels_last", {"low": 0, "high": 1}, "train.channels_last is 0"),
             ("train.patch_size", {"low": 224, "high": 256}, "train: patch_size is 225, not a multiple of 32"),
             ("train.patch_size", {"low": 192, "high": 256, "step": 16}, "train: patch_size is 208, not a multiple"),
-            ("inference.overlap", [64, 512], "inference: overlap is more than half the tile"),
+            ("inference.overlap", [64, 768], "inference: overlap is 768, more than half the tile"),
             ("augment.preset", ["light", "file"], 'augment: preset "file" and a file name go together'),
         ],
     )
