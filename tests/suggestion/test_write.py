@@ -61,7 +61,8 @@ def test_classes_are_written_in_raw_values_and_colours(trained: tuple[Any, Any],
         expected = score_plane(planes[z], 3)[0].entropy_of_class
         written = [row[f"entropy {name}"] for name in ("void", "grain", "ore")]
         assert written == ["" if one is None else f"{one:.5f}" for one in expected]
-    width, height = Image.open(tmp_path / "suggestions.png").size
+    with Image.open(tmp_path / "suggestions.png") as picture:
+        width, height = picture.size
     assert (width > 900, height > 500) == (True, True)
 
 
@@ -85,4 +86,5 @@ def test_without_a_model_masks_hold_the_first_class_and_colours_stay_colours(tmp
     assert (tifffile.imread(tmp_path / "rock_z0001_mask.tif") == (0, 0, 255)).all()
     with (tmp_path / "suggestions.csv").open(encoding="utf-8") as file:
         assert file.readline().strip() == "file,mask,plane,score,reason"
-    assert Image.open(tmp_path / "suggestions.png").size[0] < 500
+    with Image.open(tmp_path / "suggestions.png") as picture:
+        assert picture.size[0] < 500

@@ -73,7 +73,7 @@ def test_an_image_that_ome_zarr_wrote(tmp_path: Path, fmt: FormatV04) -> None:
         scale_factors=[2],
         fmt=fmt,
         axes="tczyx",
-        scale={"z": 0.5, "y": 200.0, "x": 0.25},
+        scale={"t": 1.0, "c": 1.0, "z": 0.5, "y": 200.0, "x": 0.25},
         axes_units=MICRONS,
     )
     with open_input(tmp_path / "a.zarr") as stack:
@@ -113,7 +113,8 @@ def test_planes_and_windows_are_those_of_the_array(
         assert np.array_equal(whole, image_zyxc)
         height, width = stack.info.shape_yx
         assert whole.shape == (stack.info.num_planes, height, width, stack.info.num_channels)
-        assert (stack.info.dtype, stack.info.notes) == (np.dtype(dtype).name, ())
+        assert stack.info.dtype == np.dtype(dtype).name
+        assert dtype == "?" or not stack.info.notes  # zarr writes no chunk that is false all over
         rows, columns = (slice(*sorted((data.draw(st.integers(0, n)), n))) for n in (height - 1, width - 1))
         z = len(stack) - 1
         assert np.array_equal(stack.window(z, rows, columns), image_zyxc[z, rows, columns])
