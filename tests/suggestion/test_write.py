@@ -52,7 +52,8 @@ def test_classes_are_written_in_raw_values_and_colours(trained: tuple[Any, Any],
         assert image.info.voxel_size_zyx_um == mask.info.voxel_size_zyx_um == pytest.approx(SIZE)
         assert mask.info.encoding.kind == "palette"
         assert mask.info.encoding.palette[9:12] == bytes.fromhex("00ff00")
-    rows = list(csv.DictReader((tmp_path / "suggestions.csv").open(encoding="utf-8")))
+    with (tmp_path / "suggestions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     assert [(one["file"], one["mask"], one["plane"], one["score"], one["reason"]) for one in rows] == [
         ("rock_z0003.tif", "rock_z0003_mask.tif", "3", "0.25000", "entropy no. 1 of 9"),
         ("rock_z0001.tif", "rock_z0001_mask.tif", "1", "", "even"),
