@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stackseg.dataset.files.stack import open_stack
-from stackseg.errors import DataError, ParamsError
-from stackseg.intake.single_planes import assemble_planes, extract_planes, plane_range
+from stackseg.errors import DataError
+from stackseg.intake.single_planes import assemble_planes, extract_planes
 from stackseg.intake.write_tiff import write_stack
 
 DTYPES = ["u1", "u2", "i2", "f4", "i1", "u4", "f8", ">u2"]
@@ -64,7 +64,7 @@ def test_a_file_holds_the_plane_that_its_number_says(tmp_path: Path) -> None:
     stack_zyx = np.arange(12 * 20, dtype=np.uint16).reshape(12, 4, 5)
     write_stack(tmp_path / "s.tif", stack_zyx, num_planes=12, voxel_size_zyx_um=(3, 2, 1))
     with open_stack(tmp_path / "s.tif") as stack:
-        extract_planes(stack, tmp_path / "p", plane_range("8:11", 12), no_progress)
+        extract_planes(stack, tmp_path / "p", range(8, 11), no_progress)
     assert sorted(one.name for one in (tmp_path / "p").iterdir()) == ["s_08.tif", "s_09.tif", "s_10.tif"]
     with open_stack(tmp_path / "p" / "s_09.tif") as plane:
         assert np.array_equal(plane.plane(0)[:, :, 0], stack_zyx[9])
@@ -129,12 +129,3 @@ def test_voxel_sizes_that_differ_and_stacks_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(DataError, match="0 files"):
         assemble_planes(folder, tmp_path / "s.tif", no_progress)
-
-
-def test_slices_are_counted_from_0_without_the_last() -> None:
-    assert plane_range("2:5", 9) == range(2, 5)
-    assert plane_range(":5", 9) == range(5)
-    assert plane_range("7:", 9) == range(7, 9)
-    for wrong in ("5:2", "2:10", "9:", "3", "a:b", "-1:3", "3:3"):
-        with pytest.raises(ParamsError, match="0 ≤ A < B ≤ 9"):
-            plane_range(wrong, 9)

@@ -8,9 +8,10 @@ import psutil
 import pytest
 
 from stackseg.dataset.files.axes import VoxelSize
+from stackseg.dataset.files.inputs import open_input
 from stackseg.errors import DataError, MachineError
 from stackseg.intake.write_tiff import write_stack
-from stackseg.measurement.masks import Class, open_masks, unnamed_classes
+from stackseg.measurement.masks import Class, unnamed_classes
 from stackseg.measurement.measure import (
     Measures,
     Scale,
@@ -38,7 +39,7 @@ def measured(
 ) -> Measures:
     path = folder / "m.tif"
     write_stack(path, mask_zyx, num_planes=len(mask_zyx), voxel_size_zyx_um=voxel_size)
-    with open_masks(path) as masks:
+    with open_input(path) as masks:
         if objects:
             return measure_objects(masks, SOLID_AND_GRAIN, volume=volume, progress=no_progress)
         return measure_classes(masks, SOLID_AND_GRAIN, volume=volume, pore=pore, progress=no_progress)
@@ -113,7 +114,7 @@ def test_pores_are_those_of_the_class_that_is_named(tmp_path: Path) -> None:
 def test_without_names_there_are_as_many_classes_as_indices(tmp_path: Path) -> None:
     path = tmp_path / "m.tif"
     write_stack(path, np.full((2, 4, 4), 2, np.uint8), num_planes=2)
-    with open_masks(path) as masks:
+    with open_input(path) as masks:
         found = measure_classes(masks, None, volume=False, pore=None, progress=no_progress)
     assert found.classes == unnamed_classes(3)
     assert found.pixels_zc.tolist() == [[0, 0, 16]] * 2
@@ -144,5 +145,5 @@ def test_a_volume_that_does_not_fit_is_told_before_it_is_read(tmp_path: Path, mo
 
 def test_one_plane_is_no_volume(tmp_path: Path) -> None:
     write_stack(tmp_path / "m.tif", np.zeros((1, 4, 4), np.uint8), num_planes=1)
-    with open_masks(tmp_path / "m.tif") as masks, pytest.raises(DataError, match="one plane"):
+    with open_input(tmp_path / "m.tif") as masks, pytest.raises(DataError, match="one plane"):
         require_volume(masks)

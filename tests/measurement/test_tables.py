@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from stackseg.dataset.files.axes import VoxelSize
+from stackseg.dataset.files.inputs import open_input
 from stackseg.intake.write_tiff import write_stack
-from stackseg.measurement.masks import Class, open_masks
+from stackseg.measurement.masks import Class
 from stackseg.measurement.measure import Measures, measure_classes
 from stackseg.measurement.tables import write_tables
 
@@ -20,7 +21,7 @@ def box(folder: Path, voxel_size: VoxelSize | None, *, volume: bool, pore: int |
     mask_zyx = np.zeros((3, 10, 10), np.uint8)
     mask_zyx[1:, 2:4, 5:8] = 1
     write_stack(folder / "m.tif", mask_zyx, num_planes=3, voxel_size_zyx_um=voxel_size)
-    with open_masks(folder / "m.tif") as masks:
+    with open_input(folder / "m.tif") as masks:
         return measure_classes(masks, CLASSES, volume=volume, pore=pore, progress=lambda done, total: None)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stackseg.errors import DataError
-from stackseg.prediction.outputs import chosen_planes, plan_outputs, require_free
+from stackseg.prediction.outputs import plan_outputs, require_free
 
 
 def planned(out: str | Path) -> object:
@@ -95,13 +95,3 @@ def test_only_what_grows_in_a_folder_is_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "m.zarr.part").mkdir()
     assert "--resume goes on with it, --overwrite begins anew" in refusal(tmp_path / "m.zarr", image)
     assert refusal(tmp_path / "m.zarr", image, resume=True) == refusal(tmp_path / "m.zarr", image, overwrite=True) == ""
-
-
-def test_slices_are_as_in_python_and_have_to_be_there() -> None:
-    assert chosen_planes(None, 7) == range(7)
-    assert chosen_planes("2:5", 7) == range(2, 5)
-    assert chosen_planes(":5", 7) == range(5)
-    assert chosen_planes("5:", 7) == range(5, 7)
-    for slices in ("5", "5:5", "6:2", "0:8", "-2:", "1:2:3", "a:b", "7:", "²:3"):
-        with pytest.raises(DataError, match="--slices: "):
-            chosen_planes(slices, 7)

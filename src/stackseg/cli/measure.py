@@ -29,7 +29,7 @@ def attach(app: typer.Typer) -> None:
 
 
 def measure(
-    masks: Annotated[Path, typer.Argument(help="A mask TIFF as `stackseg predict` writes it.")],
+    masks: Annotated[Path, typer.Argument(help="A mask of `stackseg predict`: .tif, .zarr or a folder of PNGs.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the tables and the plot. Default: <MASKS>_measures, here.")
     ] = None,
@@ -63,7 +63,8 @@ def measure(
     summary.csv every class, pores.csv the pores. They are in µm, µm² and µm³ where the file knows its voxel size, else
     in pixels; the columns say which. Example: stackseg measure mask.tif --pore pore
     """
-    from stackseg.measurement.masks import classes_of, open_masks
+    from stackseg.dataset.files.inputs import open_input
+    from stackseg.measurement.masks import classes_of
     from stackseg.measurement.measure import measure_classes, measure_objects, require_volume
     from stackseg.measurement.plot import PLOT, draw_fractions
     from stackseg.measurement.tables import FRACTIONS, OBJECTS, PORES, SUMMARY, write_tables
@@ -74,7 +75,7 @@ def measure(
     data = _class_params(classes)
     numbered = objects if objects is not None else data is not None and data.instances
     known = classes_of(data) if data is not None and data.classes else None
-    with open_masks(masks, axes=axes) as stack:
+    with open_input(masks, axes=axes) as stack:
         for note in stack.info.notes:
             say(f"{masks}: {note}")
         if volume:
@@ -95,7 +96,7 @@ def measure(
 
 
 def extract(
-    stack: Annotated[Path, typer.Argument(help="A TIFF stack.")],
+    stack: Annotated[Path, typer.Argument(help="A TIFF stack or OME-Zarr image.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the files, one for each plane.")],
     slices: Annotated[
         str | None, typer.Option(metavar="A:B", help="From plane A, counted from 0, and before plane B. Default: all.")
@@ -108,14 +109,15 @@ def extract(
     Pixels, type and channels stay as they are, and each file says the voxel size; `stackseg assemble` makes the stack
     of them again. The numbers are those of the planes in the stack. Example: stackseg extract stack.tif planes
     """
-    from stackseg.dataset.files.stack import open_stack
-    from stackseg.intake.single_planes import extract_planes, is_extracted, plane_range
+    from stackseg.dataset.files.inputs import open_input
+    from stackseg.dataset.slices import planes_of
+    from stackseg.intake.single_planes import extract_planes, is_extracted
 
     _require_free(folder, overwrite, lambda name: is_extracted(name, stack))
-    with open_stack(stack, axes=axes) as opened:
+    with open_input(stack, axes=axes) as opened:
         for note in opened.info.notes:
             say(f"{stack}: {note}")
-        planes = range(len(opened)) if slices is None else plane_range(slices, len(opened))
+        planes = planes_of(slices, len(opened))
         with counting("writing") as progress:
             extract_planes(opened, folder, planes, progress)
     say(f"{folder}: planes {planes[0]} to {planes[-1]} of {stack}, a file each")

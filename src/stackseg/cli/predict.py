@@ -35,7 +35,7 @@ def attach(app: typer.Typer) -> None:
 
 
 def predict(
-    image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF or PNG: one plane or a stack.")],
+    image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF, PNG, OME-Zarr, or a folder of slices.")],
     out: Annotated[
         str,
         typer.Argument(
@@ -65,6 +65,9 @@ def predict(
         bool, typer.Option("--resume", help="Go on where an earlier call was broken off (.zarr and folders).")
     ] = False,
     axes: Axes = None,
+    level: Annotated[
+        int, typer.Option(min=0, help="Level of an OME-Zarr's pyramid: 0 is the full size, 1 the next smaller.")
+    ] = 0,
     tta: Tta = None,
     ignore_voxel_size: IgnoreVoxelSize = False,
     device: Device = "auto",
@@ -74,10 +77,11 @@ def predict(
     It is the function that was scored and that is served. Intensities, noise and voxel size that lie outside the
     training part's are warned about.
     """
-    from stackseg.dataset.files.stack import open_stack
+    from stackseg.dataset.files.inputs import open_input
+    from stackseg.dataset.slices import planes_of
     from stackseg.model.bundle import load_bundle
     from stackseg.model.devices import pick_device
-    from stackseg.prediction.outputs import chosen_planes, plan_outputs, require_free
+    from stackseg.prediction.outputs import plan_outputs, require_free
     from stackseg.prediction.run import Options
     from stackseg.prediction.run import predict as predict_into
     from stackseg.serving.decode import naming
@@ -86,8 +90,8 @@ def predict(
     outputs = plan_outputs(out, probabilities=probabilities, uncertainty=uncertainty)
     require_free(outputs, image, overwrite=overwrite, resume=resume)
     reference = name_of(model)
-    with open_stack(image, axes=axes) as stack, bundle_folder(reference) as folder:
-        chosen_planes(slices, len(stack))
+    with open_input(image, axes=axes, level=level) as stack, bundle_folder(reference) as folder:
+        planes_of(slices, len(stack))
         bundle = load_bundle(folder, pick_device(device))
         for note in stack.info.notes:
             say(f"{image}: {note}")

@@ -97,7 +97,7 @@ def serve(
 
 def segment_remote(
     url: Annotated[str, typer.Argument(help="Address of the server, e.g. http://127.0.0.1:5001.")],
-    image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF or PNG: one plane or a stack.")],
+    image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF, PNG, OME-Zarr, or a folder of slices.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The mask TIFF to write.")],
     overwrite: Overwrite = False,
     axes: Axes = None,
@@ -107,14 +107,14 @@ def segment_remote(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer.")] = 60,
 ) -> None:
     """Have a stack segmented by a served model, plane by plane."""
-    from stackseg.dataset.files.stack import open_stack
+    from stackseg.dataset.files.inputs import open_input
     from stackseg.intake.write_tiff import write_stack
     from stackseg.serving.client import RemoteModel
 
     check_out(image, out, overwrite)
     asked = {"ignore_voxel_size": ignore_voxel_size} | ({} if tta is None else {"tta": tta})
     remote = RemoteModel(url, asked, timeout, in_flight)
-    with open_stack(image, axes=axes) as stack, counting("segmenting") as progress:
+    with open_input(image, axes=axes) as stack, counting("segmenting") as progress:
         planes = remote.segment(stack, stack.info.voxel_size_zyx_um)
         first = next(planes)
         described = first.response

@@ -22,7 +22,6 @@ from stackseg.cli.stages import Device
 from stackseg.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from stackseg.dataset.files.stack import Stack
     from stackseg.dataset.specimens import Specimen
     from stackseg.dataset.splits import Part, PlaneRef
     from stackseg.model.bundle import Bundle
@@ -133,13 +132,6 @@ def suggest(
     _tell(out, suggestions, by_name, params, keeps_test=bool(known.test))
 
 
-def open_input(path: Path, axes: str | None) -> Stack:
-    """Open a stack that planes are suggested of."""
-    from stackseg.dataset.files.stack import open_stack
-
-    return open_stack(path, axes=axes)
-
-
 def _specimens() -> list[Specimen]:
     """Return what is in data/, which may be empty yet; the untouched sample makes way for other files, and is not."""
     from stackseg.dataset.specimens import find_specimens
@@ -163,10 +155,11 @@ def _own_stacks(specimens: Sequence[Specimen], params: Params) -> list[_Input]:
 
 def _input(path: Path, axes: str | None, specimens: Sequence[Specimen], params: Params) -> _Input:
     """Open a stack; one that was added already goes by the name that it has in data/."""
+    from stackseg.dataset.files.stack import open_stack
     from stackseg.intake.add import name_of, require_free, require_name
     from stackseg.suggestion.write import PlaneStack
 
-    stack = open_input(path, axes)
+    stack = open_stack(path, axes=axes)
     for one in specimens:
         if one.is_stack and filecmp.cmp(one.image_file(0).info.path, path, shallow=False):
             return _of_specimen(one, path, specimens, params)

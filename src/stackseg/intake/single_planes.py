@@ -13,29 +13,8 @@ from natsort import natsorted
 from stackseg.atomic import atomic_folder
 from stackseg.dataset.files.stack import Stack, StackInfo, open_stack
 from stackseg.dataset.specimens import list_images
-from stackseg.errors import DataError, ParamsError
+from stackseg.errors import DataError
 from stackseg.intake.write_tiff import write_stack
-
-_SLICES = re.compile(r"(\d*):(\d*)")
-
-
-def plane_range(text: str, num_planes: int) -> range:
-    """Return the planes that A:B means: from A on and before B, counted from 0; without A or B from the first or last.
-
-    Raises
-    ------
-    ParamsError
-        It is no such text, or there are no such planes.
-    """
-    found = _SLICES.fullmatch(text.strip())
-    planes = range(int(found[1] or 0), int(found[2] or num_planes)) if found else range(0)
-    if not planes or planes.stop > num_planes:
-        raise ParamsError(
-            f"{text!r}",
-            expected=f"A:B with 0 ≤ A < B ≤ {num_planes}: from plane A, counted from 0, and before plane B",
-            where="--slices",
-        )
-    return planes
 
 
 def extract_planes(stack: Stack, folder: Path, planes: range, progress: Callable[[int, int], None]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from stackseg.dataset.files.stack import Stack, open_stack
+from stackseg.dataset.files.stack import Stack
 from stackseg.dataset.labels.codes import pixel_codes, refuse_channels
 from stackseg.dataset.labels.table import MAX_CLASSES
 from stackseg.errors import DataError
@@ -38,11 +37,6 @@ def classes_of(data: DataParams) -> list[Class]:
 def unnamed_classes(num_classes: int) -> list[Class]:
     """Return classes named by their indices."""
     return [Class(f"class {index}", _COLOURS[index % len(_COLOURS)]) for index in range(num_classes)]
-
-
-def open_masks(path: Path, *, axes: str | None = None) -> Stack:
-    """Open a file of masks."""
-    return open_stack(path, axes=axes)
 
 
 def class_plane(masks: Stack, z: int, num_classes: int | None) -> npt.NDArray[np.uint8]:

@@ -149,27 +149,6 @@ def is_result(folder: Path) -> bool:
         return False
 
 
-def chosen_planes(slices: str | None, num_planes: int) -> range:
-    """Return the planes that "A:B" names, from A to B - 1, either of which may be left out; all for None.
-
-    Raises
-    ------
-    DataError
-        It is no such pair, names no plane, or a plane that is not there.
-    """
-    if slices is None:
-        return range(num_planes)
-    first, colon, stop = slices.partition(":")
-    if not colon or not all(one == "" or (one.isascii() and one.isdigit()) for one in (first, stop)):
-        raise DataError(f"`{slices}`", expected="A:B, for the planes from A to B - 1", where="--slices")
-    planes = range(int(first or 0), int(stop or num_planes))
-    if not planes or planes.stop > num_planes:
-        raise DataError(
-            f"`{slices}`", expected=f"planes between 0 and {num_planes}, the first before the end", where="--slices"
-        )
-    return planes
-
-
 def _suffix(name: str) -> str:
     """Return the known suffix with which a name ends, in small letters, or nothing."""
     return next((one for one in SUFFIXES if name.lower().endswith(one) and len(name) > len(one)), "")

@@ -17,6 +17,7 @@ from stackseg import __version__
 from stackseg.dataset.channels import PlaneSource
 from stackseg.dataset.files.axes import VoxelSize
 from stackseg.dataset.fingerprints import pixel_digest
+from stackseg.dataset.slices import planes_of
 from stackseg.intake.write_tiff import cannot_write
 from stackseg.model.bundle import Bundle
 from stackseg.model.segment import SegmentedPlane, segment
@@ -24,7 +25,7 @@ from stackseg.model.uncertainty import entropy
 from stackseg.params.inference import Tta
 from stackseg.prediction.cleaning import absorb_small, drop_small, fill_holes
 from stackseg.prediction.feed import Feed
-from stackseg.prediction.outputs import Described, Layer, Outputs, chosen_planes
+from stackseg.prediction.outputs import Described, Layer, Outputs
 from stackseg.prediction.part import Part
 from stackseg.prediction.prefetch import Prefetched
 from stackseg.prediction.writers import tiff
@@ -122,7 +123,7 @@ def predict(
     MachineError
         A disk is full.
     """
-    planes = chosen_planes(options.slices, len(source))
+    planes = planes_of(options.slices, len(source))
     spec = bundle.inference
     asked = {name: value for name, value in asdict(options).items() if value}
     provenance = {"version": __version__, "model": model, "digest": bundle.digest, **asked}
