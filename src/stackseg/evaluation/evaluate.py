@@ -32,7 +32,6 @@ from stackseg.evaluation.object_scores import ObjectScores, f1_at_half, object_c
 from stackseg.evaluation.rand_vi import RandViScore, RandViScores, mean_rand_vi, rand_vi_score
 from stackseg.model.bundle import Bundle
 from stackseg.model.confusion import confusion_counts, count_as_first
-from stackseg.model.devices import resolve_precision
 from stackseg.model.segment import SegmentedPlane, segment
 from stackseg.params.evaluate import EvaluateParams
 
@@ -93,16 +92,14 @@ def evaluate(
 ) -> Evaluation:
     """Score a bundle on a part of the split: `count_planes`, then `summarise`."""
     planes = count_planes(bundle, catalog, data, params, part=part, progress=progress, on_mask=on_mask)
-    device = next(bundle.network.parameters()).device
-    precision = resolve_precision(bundle.inference.precision, device)
     return summarise(
         planes,
         catalog,
         params,
         part=part,
         bundle_digest=bundle.digest,
-        device=device.type,
-        precision=precision,
+        device=bundle.device.type,
+        precision=bundle.precision,
         seed=catalog.seed,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,9 +23,10 @@ from stackseg.model.devices import resolve_precision
 from stackseg.model.ensemble_network import Member, build_for_inference, tile_multiple
 from stackseg.model.fuse_batchnorm import fold_normalisation
 from stackseg.model.network import NetworkSpec
+from stackseg.model.runtimes import compile_network
 from stackseg.model.tiling import MULTIPLE, Tiling
 from stackseg.model.weights_file import WeightsOrigin
-from stackseg.params.inference import Tta
+from stackseg.params.inference import Runtime, Tta
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -56,6 +58,8 @@ class InferenceSpec(Record):
     """Whether it tells the objects of the second class apart, by an output more than there are classes."""
     members: tuple[Member, ...] = Field((), exclude_if=lambda members: not members)
     """The networks of an ensemble; `network` is the first of them."""
+    runtime: Runtime = Field("torch", exclude_if=lambda runtime: runtime == "torch")
+    """What computes it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -149,6 +153,22 @@ class ValidationScore(Record):
     device: str
 
 
+class ExportRecord(Record):
+    """What another runtime makes of a model on the validation part, side by side with torch."""
+
+    files: dict[str, str]
+    """SHA-256 of each converted file."""
+    versions: dict[str, str]
+    hardware: str
+    num_planes: int
+    differing_pixels: float
+    """Share of the pixels whose class is another."""
+    mean_iou: float | None
+    mean_iou_torch: float | None
+    ms_per_megapixel: float
+    ms_per_megapixel_torch: float
+
+
 class BundleSpec(Record):
     """bundle.json."""
 
@@ -160,6 +180,7 @@ class BundleSpec(Record):
     seen: SeenPlanes
     profile: IntensityProfile
     lineage: Lineage
+    exported: ExportRecord | None = Field(None, exclude_if=lambda exported: exported is None)
 
 
 @dataclass(frozen=True)
@@ -168,6 +189,16 @@ class Segmenter:
 
     inference: InferenceSpec
     network: torch.nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def precision(self) -> str:
+        """In which it computes: "fp32" or "bf16"."""
+        return precision_of(self.inference, self.device)
 
 
 @dataclass(frozen=True)
@@ -191,6 +222,8 @@ def save_bundle(
     seen: SeenPlanes,
     profile: IntensityProfile,
     lineage: Lineage,
+    exported: ExportRecord | None = None,
+    converted: Path = Path(),
 ) -> BundleSpec:
     """Write a bundle in the place of `folder`, whole or not at all.
 
@@ -198,6 +231,8 @@ def save_bundle(
     ----------
     weights
         State of the network; written as contiguous CPU tensors.
+    exported, converted
+        What is said of another runtime, and the folder of its files, which are copied.
 
     Raises
     ------
@@ -214,9 +249,12 @@ def save_bundle(
         seen=seen,
         profile=profile,
         lineage=lineage,
+        exported=exported,
     )
     try:
         with atomic_folder(folder) as temporary:
+            for name in exported.files if exported else ():
+                shutil.copyfile(converted / name, temporary / name)
             save_file(tensors, temporary / WEIGHTS_FILE)
             write_text(temporary / SPEC_FILE, json.dumps(spec.model_dump(mode="json"), indent=2) + "\n")
     except SafetensorError as error:
@@ -253,13 +291,22 @@ def read_spec(folder: Path) -> BundleSpec:
         raise ModelError(f"not a bundle ({short})", where=str(path), remedy="train or pull it again") from None
 
 
-def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
+def load_bundle(folder: Path, device: torch.device | None = None, runtime: Runtime | None = None) -> Bundle:
     """Load a bundle and verify its digest.
+
+    Parameters
+    ----------
+    device
+        Where it computes; the CPU by default.
+    runtime
+        Another one than the bundle's own.
 
     Raises
     ------
     ModelError
-        Files are missing or damaged, or weights and bundle.json do not belong together.
+        Files are missing or damaged, weights and bundle.json do not belong together, or the runtime is not there.
+    MachineError
+        The runtime does not compute on the device.
     """
     spec, tensors = read_bundle(folder)
     inference = spec.inference
@@ -272,11 +319,64 @@ def load_bundle(folder: Path, device: torch.device | None = None) -> Bundle:
             where=str(folder / SPEC_FILE),
             remedy="train or pull it again",
         )
-    network = prepare_network(network, spec.inference, device or torch.device("cpu"))
-    device = next(network.parameters()).device
-    if resolve_precision(spec.inference.precision, device) == "bf16":
+    inference = inference.model_copy(update={"runtime": runtime or inference.runtime})
+    device = device or torch.device("cpu")
+    precision = precision_of(inference, device)
+    network = prepare_network(network, inference, device)
+    if inference.runtime != "torch":
+        network = compile_network(
+            network,
+            inference.runtime,
+            in_channels=inference.network.in_channels,
+            tile=inference.tile,
+            precision=precision,
+            converted=_converted(folder, spec, inference.runtime),
+        )
+    elif precision == "bf16":
         cast_weights(network)
-    return Bundle(spec.inference, network, spec)
+    return Bundle(inference, network, spec)
+
+
+def precision_of(inference: InferenceSpec, device: torch.device) -> str:
+    """Return "fp32" or "bf16": in what a model computes on a device.
+
+    Raises
+    ------
+    MachineError
+        Its runtime computes neither there nor so.
+    """
+    if inference.runtime == "torch":
+        return resolve_precision(inference.precision, device)
+    if device.type != "cpu":
+        raise MachineError(
+            f"device {device.type}", expected=f"cpu, where {inference.runtime} computes", remedy="add --device cpu"
+        )
+    if inference.runtime == "onnxruntime":
+        if inference.precision == "bf16":
+            raise MachineError(
+                "inference.precision is bf16",
+                expected="auto or fp32 for onnxruntime, which has no bfloat16 on the CPU",
+                remedy="use openvino or torch",
+            )
+        return "fp32"
+    return resolve_precision(inference.precision, device)
+
+
+def _converted(folder: Path, spec: BundleSpec, runtime: Runtime) -> Path | None:
+    """Return the folder of the files for a runtime, if the bundle has them, and verify them."""
+    if spec.exported is None or runtime != spec.inference.runtime:
+        return None
+    for name, expected in spec.exported.files.items():
+        path = folder / name
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        if found != expected:
+            raise ModelError(
+                "it is not there" if found is None else f"SHA-256 {found[:12]}",
+                expected=expected[:12],
+                where=str(path),
+                remedy="export the model again",
+            )
+    return folder
 
 
 def read_bundle(folder: Path) -> tuple[BundleSpec, dict[str, torch.Tensor]]:

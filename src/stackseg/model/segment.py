@@ -15,7 +15,6 @@ from stackseg.dataset.channels import PlaneSource, context_indices
 from stackseg.dataset.normalisation import ChannelStatistics
 from stackseg.errors import DataError
 from stackseg.model.bundle import InferenceSpec, Segmenter
-from stackseg.model.devices import resolve_precision
 from stackseg.model.objects import class_probabilities, find_objects
 from stackseg.model.tiling import Blend
 from stackseg.params.inference import Tta
@@ -83,8 +82,7 @@ def segment(
         Channels differ from training's, or context planes differ in size.
     """
     spec = segmenter.inference
-    device = next(segmenter.network.parameters()).device
-    precision = resolve_precision(spec.precision, device)
+    device, precision = segmenter.device, segmenter.precision
     reference = spec.intensity.reference(source)
     prepared: dict[int, npt.NDArray[np.float32]] = {}
     for z in range(len(source)) if planes is None else planes:

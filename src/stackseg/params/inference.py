@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from stackseg.params.base import Section
 
 Tta = Literal["none", "flips", "d4"]
+Runtime = Literal["torch", "onnxruntime", "openvino"]
+"""What computes the network. The others than torch are for the CPU."""
 
 
 class InferenceParams(Section):

@@ -282,7 +282,7 @@ def _record(source: PlaneSource, bundle: Bundle, outputs: Outputs, options: Opti
     return {
         "stackseg": __version__,
         "model": bundle.digest,
-        "device": next(bundle.network.parameters()).device.type,
+        "device": bundle.device.type,
         "input": [len(source), *(pixel_digest(source.plane(z)) for z in looked_at)],
         "kind": outputs.kind,
         "layers": outputs.layers,
