@@ -56,6 +56,7 @@ def join_bundles(
     inference = first.inference.model_copy(
         update={
             "intensity": _common_intensity([one.inference for one in specs]),
+            "runtime": "torch",  # what a member was exported for is not there for all of them together
             "voxel_size_zyx_um": first.inference.voxel_size_zyx_um if len(voxel_sizes) == 1 else None,
             "members": tuple(
                 Member(network=one.inference.network, statistics=one.inference.intensity.statistics) for one in specs

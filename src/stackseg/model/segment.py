@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from stackseg.dataset.normalisation import ChannelStatistics
 from stackseg.errors import DataError
 from stackseg.model.bundle import InferenceSpec, Segmenter
 from stackseg.model.objects import class_probabilities, find_objects
-from stackseg.model.tiling import Blend
+from stackseg.model.tiling import Blend, Tiling
+from stackseg.model.uncertainty import disagreement as disagreement_of
 from stackseg.params.inference import Tta
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
@@ -51,6 +52,7 @@ def segment(
     planes: Iterable[int] | None = None,
     probabilities: bool = False,
     objects: bool = False,
+    disagreement: bool = False,
     tta: Tta | None = None,
     before_window: Callable[[], None] = lambda: None,
 ) -> Iterator[SegmentedPlane]:
@@ -71,6 +73,8 @@ def segment(
         Whether to hand out the probabilities, too.
     objects
         Whether to find the objects, too, where the model tells them apart.
+    disagreement
+        Whether to say how much the members of an ensemble differ, too, as the mean over test-time augmentation.
     tta
         Test-time augmentation other than the model's own: then the masks are other ones than those that were scored.
     before_window
@@ -93,11 +97,19 @@ def segment(
         }
         image_yxc = stack_context([prepared[one] for one in needed], z)
         symmetries = SYMMETRIES[tta or spec.tta]
-        outputs_oyx = _blend_turned(image_yxc, segmenter, device, precision, before_window, symmetries)
+        compute = partial(_window_values, segmenter, precision, disagreement and bool(spec.members))
+        values_vyx = _blend_turned(image_yxc, compute, spec.tiling, device, before_window, symmetries)
+        outputs_oyx = values_vyx[: spec.network.num_classes]
         classes_cyx = class_probabilities(outputs_oyx) if spec.instances else outputs_oyx
         mask_yx = classes_cyx.argmax(0).to(torch.uint8).numpy(force=True)
         objects_yx = find_objects(outputs_oyx.numpy(force=True), mask_yx) if objects and spec.instances else None
-        yield SegmentedPlane(z, mask_yx, classes_cyx.numpy(force=True) if probabilities else None, objects_yx)
+        yield SegmentedPlane(
+            z,
+            mask_yx,
+            classes_cyx.numpy(force=True) if probabilities else None,
+            objects_yx,
+            values_vyx[-1].numpy(force=True) if len(values_vyx) > len(outputs_oyx) else None,
+        )
 
 
 def prepare(
@@ -132,44 +144,53 @@ def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
         )
 
 
+def _window_values(segmenter: Segmenter, precision: str, disagreement: bool, tile_bcyx: Tensor) -> Tensor:
+    """Return the probabilities (O, Y, X) of the network's outputs for one window and, as one more, the disagreement."""
+    with torch.autocast(tile_bcyx.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        if disagreement:
+            members_moyx = segmenter.network.member_probabilities(tile_bcyx)[:, 0]  # type: ignore[operator]
+            # as the network itself does it: what else is asked for leaves the mask alone
+            logits_oyx = members_moyx.mean(0).log()
+        else:
+            logits_oyx = segmenter.network(tile_bcyx)[0]
+    outputs_oyx = torch.softmax(logits_oyx.float(), 0)
+    return torch.cat([outputs_oyx, disagreement_of(members_moyx)[None]]) if disagreement else outputs_oyx
+
+
 @torch.inference_mode()
 def _blend_turned(
     image_yxc: npt.NDArray[np.float32],
-    segmenter: Segmenter,
+    compute: Callable[[Tensor], Tensor],
+    tiling: Tiling,
     device: torch.device,
-    precision: str,
     before_window: Callable[[], None],
     symmetries: Sequence[tuple[bool, tuple[int, ...]]],
 ) -> Tensor:
-    """Return the probabilities (C, Y, X) of the outputs for one plane, averaged over its symmetries."""
+    """Return the values (V, Y, X) that are computed of one plane's windows, averaged over its symmetries."""
 
     def turned_back() -> Iterator[Tensor]:
         for transposed, axes in symmetries:
             turned_yxc = np.flip(image_yxc.swapaxes(0, 1) if transposed else image_yxc, axes)
-            blended_cyx = _blend(turned_yxc, segmenter, device, precision, before_window)
-            upright_cyx = blended_cyx.flip([axis + 1 for axis in axes])
-            yield upright_cyx.transpose(1, 2) if transposed else upright_cyx
+            blended_vyx = _blend(turned_yxc, compute, tiling, device, before_window)
+            upright_vyx = blended_vyx.flip([axis + 1 for axis in axes])
+            yield upright_vyx.transpose(1, 2) if transposed else upright_vyx
 
     return reduce(torch.add, turned_back()) / len(symmetries)
 
 
 def _blend(
     image_yxc: npt.NDArray[np.float32],
-    segmenter: Segmenter,
+    compute: Callable[[Tensor], Tensor],
+    tiling: Tiling,
     device: torch.device,
-    precision: str,
     before_window: Callable[[], None],
 ) -> Tensor:
-    """Return the probabilities (C, Y, X) of the network's outputs for one plane."""
-    tiling = segmenter.inference.tiling
+    """Return the values (V, Y, X) that are computed of one plane's windows."""
     shape_yx = image_yxc.shape[0], image_yxc.shape[1]
     blend = Blend(tiling, shape_yx)
     image_byxc = torch.from_numpy(np.ascontiguousarray(tiling.pad(image_yxc)))[None].to(device)
     for window in tiling.windows(shape_yx):
         before_window()
         # a permuted (B, Y, X, C) tensor already has the channels-last layout
-        tile_bcyx = image_byxc[:, *window].contiguous().permute(0, 3, 1, 2)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits_bcyx = segmenter.network(tile_bcyx)
-        blend.add(window, torch.softmax(logits_bcyx[0].float(), 0))
+        blend.add(window, compute(image_byxc[:, *window].contiguous().permute(0, 3, 1, 2)))
     return blend.result()

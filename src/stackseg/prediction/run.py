@@ -126,7 +126,7 @@ def predict(
     planes = planes_of(options.slices, len(source))
     spec = bundle.inference
     asked = {name: value for name, value in asdict(options).items() if value}
-    provenance = {"version": __version__, "model": model, "digest": bundle.digest, **asked}
+    provenance = {"version": __version__, "model": model, "digest": bundle.digest, "runtime": spec.runtime, **asked}
     described = Described(planes, len(source), voxel_size_zyx_um, spec.classes, spec.instances, provenance)
     feeds: list[Feed[FinishedPlane]] = []
 
@@ -189,6 +189,7 @@ def _finished(
         planes=planes[num_resumed:],
         probabilities=len(outputs.layers) > 1,
         objects=True,
+        disagreement="disagreement" in outputs.layers,
         tta=options.tta,
         before_window=before_window,
     )
@@ -287,6 +288,7 @@ def _record(source: PlaneSource, bundle: Bundle, outputs: Outputs, options: Opti
         "kind": outputs.kind,
         "layers": outputs.layers,
         "tta": options.tta or bundle.inference.tta,
+        "runtime": bundle.inference.runtime,
         "slices": [planes.start, planes.stop],
         "min-object": options.min_object,
         "fill-holes": options.fill_holes,
