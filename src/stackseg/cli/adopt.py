@@ -1,28 +1,32 @@
-"""Verbs that bring in models which no training of this project made: ensemble, import-model."""
+"""Verbs that make models which no training of this project made: ensemble, export, import-model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stackseg.cli.console import next_step, say
+from stackseg.cli.console import counting, next_step, say
 from stackseg.cli.models import PANEL
 from stackseg.cli.predict import bundle_folder
-from stackseg.cli.project import CATALOG, load_params, ready_store
+from stackseg.cli.project import CATALOG, DATA, load_params, ready_store
 from stackseg.cli.stages import CatalogFile
 
 if TYPE_CHECKING:
     from stackseg.dataset.records import Catalog
     from stackseg.model.bundle import BundleSpec
+    from stackseg.params.inference import Runtime
+
+EXPORTS: dict[str, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 def attach(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
     app.command(rich_help_panel=PANEL)(ensemble)
+    app.command(rich_help_panel=PANEL)(export)
     app.command("import-model", rich_help_panel=PANEL)(import_model)
 
 
@@ -62,6 +66,53 @@ def ensemble(
     _adopt(joined, described, out, f"ensemble of {len(members)}")
 
 
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="The folder of a bundle, a version, alias or models:/…")
+    ],
+    to: Annotated[Literal["onnx", "openvino"], typer.Option(help="ONNX Runtime, or Intel's OpenVINO.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the model and its scores into.")] = Path(
+        "outputs/exported"
+    ),
+    data: Annotated[Path, typer.Option(help="The data folder.")] = DATA,
+    catalog: CatalogFile = CATALOG,
+) -> None:
+    """Make a model that another runtime computes on the CPU, and compare it with torch on the validation part.
+
+    It is a bundle with the converted network beside the weights: evaluate, promote, predict and serve take it as any
+    other. What the comparison found is in its bundle.json. `predict --runtime` tries a runtime without this.
+    """
+    from stackseg.dataset.records import read_catalog
+    from stackseg.evaluation.compare_runtimes import compare_runtimes
+    from stackseg.model.bundle import load_bundle
+    from stackseg.model.export import export_bundle
+    from stackseg.tracking.adopted import require_unseen_test_part
+
+    runtime = EXPORTS[to]
+    described = read_catalog(catalog)
+    with bundle_folder(model) as folder, counting("comparing") as progress:
+        require_unseen_test_part(load_bundle(folder).spec, described, model)
+        spec = export_bundle(
+            folder,
+            runtime,
+            out / "model",
+            lambda one, other: compare_runtimes(one, other, described, data, progress),
+        )
+    figures = spec.exported
+    assert figures is not None  # noqa: S101  # for the type checker
+    faster = figures.ms_per_megapixel_torch / figures.ms_per_megapixel
+    say(
+        f"{runtime} takes {figures.ms_per_megapixel:.0f} ms per megapixel, torch {figures.ms_per_megapixel_torch:.0f} "
+        f"({faster:.2f} times as fast) on {figures.hardware}"
+    )
+    if figures.mean_iou is not None and figures.mean_iou_torch is not None:
+        say(
+            f"mean IoU {figures.mean_iou:.4f} on {figures.num_planes} validation planes, torch "
+            f"{figures.mean_iou_torch:.4f}; {figures.differing_pixels:.4%} of the pixels differ"
+        )
+    _adopt(spec, described, out, f"export to {to}")
+
+
 def import_model(
     source: Annotated[Path, typer.Argument(metavar="FOLDER|ZIP", help="A bundle: bundle.json and model.safetensors.")],
     out: Annotated[Path, typer.Option(help="Folder to copy the model and write its scores into.")] = Path(
@@ -94,7 +145,7 @@ def import_model(
             )
         require_unseen_test_part(spec, described, str(source))
         with atomic_folder(out / "model") as copy:
-            for name in (SPEC_FILE, WEIGHTS_FILE):
+            for name in (SPEC_FILE, WEIGHTS_FILE, *(spec.exported.files if spec.exported else ())):
                 shutil.copyfile(folder / name, copy / name)
     _adopt(spec, described, out, "import")
 
@@ -119,6 +170,7 @@ def _unpacked(source: Path) -> Iterator[Path]:
 
     from stackseg.errors import ModelError
     from stackseg.model.bundle import SPEC_FILE, WEIGHTS_FILE
+    from stackseg.model.runtimes import CONVERTED_FILES
 
     if source.is_dir():
         yield source
@@ -132,9 +184,12 @@ def _unpacked(source: Path) -> Iterator[Path]:
             "no ZIP file", expected="a bundle's folder, or a ZIP of it", where=str(source), remedy="check the name"
         ) from None
     with archive, tempfile.TemporaryDirectory() as folder:
-        # these two files and no other, whatever their paths in it
-        for name in (SPEC_FILE, WEIGHTS_FILE):
+        # these files and no other, whatever their paths in it
+        converted = [name for names in CONVERTED_FILES.values() for name in names]
+        for name in (SPEC_FILE, WEIGHTS_FILE, *converted):
             inside = [one for one in archive.namelist() if Path(one).name == name]
+            if not inside and name in converted:
+                continue
             if len(inside) != 1:
                 raise ModelError(
                     f"{len(inside)} files named {name}", expected="one", where=str(source), remedy="pack one bundle"

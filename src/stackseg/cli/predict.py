@@ -70,6 +70,10 @@ def predict(
     ] = 0,
     tta: Tta = None,
     ignore_voxel_size: IgnoreVoxelSize = False,
+    runtime: Annotated[
+        Literal["torch", "onnxruntime", "openvino"] | None,
+        typer.Option(help="What computes the network; on CPUs OpenVINO is often fastest. Default: as the model says."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Segment a stack with a registered model: class indices, or numbers of objects, plane by plane.
@@ -92,7 +96,7 @@ def predict(
     reference = name_of(model)
     with open_input(image, axes=axes, level=level) as stack, bundle_folder(reference) as folder:
         planes_of(slices, len(stack))
-        bundle = load_bundle(folder, pick_device(device))
+        bundle = load_bundle(folder, pick_device(device), runtime)
         for note in stack.info.notes:
             say(f"{image}: {note}")
         with naming(str(image)):

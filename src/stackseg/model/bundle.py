@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,7 +24,7 @@ from stackseg.model.devices import resolve_precision
 from stackseg.model.ensemble_network import Member, build_for_inference, tile_multiple
 from stackseg.model.fuse_batchnorm import fold_normalisation
 from stackseg.model.network import NetworkSpec
-from stackseg.model.runtimes import compile_network
+from stackseg.model.runtimes import CompiledNetwork, convert, open_engine, require_runtime
 from stackseg.model.tiling import MULTIPLE, Tiling
 from stackseg.model.weights_file import WeightsOrigin
 from stackseg.params.inference import Runtime, Tta
@@ -309,32 +310,52 @@ def load_bundle(folder: Path, device: torch.device | None = None, runtime: Runti
         The runtime does not compute on the device.
     """
     spec, tensors = read_bundle(folder)
-    inference = spec.inference
-    network = build_for_inference(inference.network, inference.members, inference.intensity.statistics)
-    load_weights(network, tensors, spec, str(folder))
-    if spec.inference.tile % (multiple := tile_multiple(network)):
-        raise ModelError(
-            f"inference.tile is {spec.inference.tile}",
-            expected=f"a multiple of {multiple}, which {spec.inference.network.architecture} asks for",
-            where=str(folder / SPEC_FILE),
-            remedy="train or pull it again",
-        )
-    inference = inference.model_copy(update={"runtime": runtime or inference.runtime})
+    inference = spec.inference.model_copy(update={"runtime": runtime or spec.inference.runtime})
     device = device or torch.device("cpu")
     precision = precision_of(inference, device)
-    network = prepare_network(network, inference, device)
+    network = loaded_network(spec, tensors, device, str(folder))
     if inference.runtime != "torch":
-        network = compile_network(
-            network,
-            inference.runtime,
-            in_channels=inference.network.in_channels,
-            tile=inference.tile,
-            precision=precision,
-            converted=_converted(folder, spec, inference.runtime),
-        )
-    elif precision == "bf16":
+        files = _converted(folder, spec, inference.runtime)
+        return Bundle(inference, compile_network(network, inference, precision, files), spec)
+    if precision == "bf16":
         cast_weights(network)
     return Bundle(inference, network, spec)
+
+
+def loaded_network(
+    spec: BundleSpec, tensors: dict[str, torch.Tensor], device: torch.device, where: str
+) -> torch.nn.Module:
+    """Return the network of a bundle with its weights, as inference uses it.
+
+    Raises
+    ------
+    ModelError
+        The installed versions build another network, or its tile does not go with it.
+    """
+    inference = spec.inference
+    network = build_for_inference(inference.network, inference.members, inference.intensity.statistics)
+    load_weights(network, tensors, spec, where)
+    if inference.tile % (multiple := tile_multiple(network)):
+        raise ModelError(
+            f"inference.tile is {inference.tile}",
+            expected=f"a multiple of {multiple}, which {inference.network.architecture} asks for",
+            where=where,
+            remedy="train or pull it again",
+        )
+    return prepare_network(network, inference, device)
+
+
+def compile_network(
+    network: torch.nn.Module, inference: InferenceSpec, precision: str, converted: Path | None
+) -> CompiledNetwork:
+    """Return a network as the spec's runtime computes it, from converted files or, without them, converted now."""
+    runtime = inference.runtime
+    require_runtime(runtime)
+    if converted is not None:
+        return CompiledNetwork(network, runtime, open_engine(runtime, converted, precision))
+    with tempfile.TemporaryDirectory() as name:
+        convert(network, runtime, Path(name), in_channels=inference.network.in_channels, tile=inference.tile)
+        return CompiledNetwork(network, runtime, open_engine(runtime, Path(name), precision))
 
 
 def precision_of(inference: InferenceSpec, device: torch.device) -> str:

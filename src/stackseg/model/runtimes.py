@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -89,35 +88,6 @@ class CompiledNetwork(nn.Module):
                 )
             self._checked.add(shape)
         return computed
-
-
-def compile_network(
-    network: nn.Module, runtime: Runtime, *, in_channels: int, tile: int, precision: str, converted: Path | None
-) -> CompiledNetwork:
-    """Return a network computed by another runtime, from its converted files or, without them, converted now.
-
-    Parameters
-    ----------
-    network
-        As inference uses it, on the CPU, in float32.
-    in_channels, tile
-        Of its images.
-    precision
-        "fp32" or "bf16"; ONNX Runtime knows the first only.
-    converted
-        Folder with the files of `convert`.
-
-    Raises
-    ------
-    ModelError
-        The runtime is not installed, or cannot take the network.
-    """
-    require_runtime(runtime)
-    if converted is not None:
-        return CompiledNetwork(network, runtime, open_engine(runtime, converted, precision))
-    with tempfile.TemporaryDirectory() as folder:
-        convert(network, runtime, Path(folder), in_channels=in_channels, tile=tile)
-        return CompiledNetwork(network, runtime, open_engine(runtime, Path(folder), precision))
 
 
 def require_runtime(runtime: Runtime) -> None:

@@ -25,4 +25,5 @@ def disagreement(members_mcyx: Tensor) -> Tensor:
     members_mcyx = members_mcyx.double()  # a small difference of two entropies
     of_mean_yx = torch.special.entr(members_mcyx.mean(0)).sum(0)
     of_each_yx = torch.special.entr(members_mcyx).sum(1).mean(0)
-    return ((of_mean_yx - of_each_yx) / math.log(members_mcyx.shape[1])).clamp(0, 1).float()
+    share_yx: Tensor = (of_mean_yx - of_each_yx) / math.log(members_mcyx.shape[1])
+    return share_yx.clamp(0, 1).float()

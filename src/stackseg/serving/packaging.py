@@ -78,11 +78,16 @@ def log_bundle(bundle: Path, spec: BundleSpec) -> Any:
                 python_model=str(code / "serving" / "model_code.py"),
                 artifacts={"bundle": files.as_uri()},
                 code_paths=[str(code)],
-                pip_requirements=[f"{name}=={_public(version(name))}" for name in SERVED_PACKAGES]
-                + [f"mlflow=={version('mlflow')}"],
+                pip_requirements=[
+                    f"{name}=={_public(version(name))}" for name in (*SERVED_PACKAGES, *_runtime(spec), "mlflow")
+                ],
                 signature=SIGNATURE,
                 metadata={"bundle_digest": spec.digest, "data_md5": spec.lineage.data_md5},
             )
+
+
+def _runtime(spec: BundleSpec) -> tuple[str, ...]:
+    return () if spec.inference.runtime == "torch" else (spec.inference.runtime,)
 
 
 def _public(full: str) -> str:
