@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
@@ -71,9 +73,27 @@ def test_an_ensemble_is_scored_registered_and_named(registry: Registry, members:
     }
     stackseg("promote", "--force", "--reason", "a test")
     out = registry.root / "mask.tif"
-    out.unlink(missing_ok=True)
     (image,) = Path("data").glob("*/images.tif")
-    assert spec.digest[:12] in stackseg("predict", str(image), str(out))
+    assert spec.digest[:12] in stackseg("predict", str(image), str(out), "--overwrite")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_an_export_is_scored_registered_and_taken_in_elsewhere(registry: Registry, members: list[str]) -> None:
+    said = stackseg("export", "one", "--to", "openvino")
+    assert "openvino takes" in said
+    assert "of the pixels differ" in said
+    said = stackseg("evaluate", "--model", "outputs/exported/model", "--out", "outputs/exported")
+    assert f"registered {registry.name} version 1" in said
+    address = f"models:/{registry.name}/1/requirements.txt"
+    requirements = Path(mlflow.artifacts.download_artifacts(address)).read_text()
+    assert f"openvino=={version('openvino')}" in requirements
+    stackseg("promote", "--force", "--reason", "a test")
+    assert read_spec(Path("outputs/exported/model")).digest[:12] in stackseg(
+        "predict", *map(str, Path("data").glob("*/images.tif")), "mask.tif", "--overwrite"
+    )
+    packed = shutil.make_archive("exported", "zip", "outputs/exported/model")
+    stackseg("import-model", packed)
+    assert read_spec(Path("outputs/imported/model")) == read_spec(Path("outputs/exported/model"))
 
 
 @pytest.mark.parametrize("packed", ["folder", "zip", "zip of the folder"])

@@ -30,12 +30,13 @@ SURFACE: dict[str, str] = {
     "register": "--data --out",
     "models": "--history --json",
     "ensemble": "MODELS --catalog --out",
+    "export": "MODEL --catalog --data --out --to",
     "import-model": "SOURCE --catalog --out",
     "promote": "[VERSION] --catalog --data --device --force --reason",
     "rollback": "--reason",
     "predict": (
         "IMAGE OUT --axes --device --fill-holes --ignore-voxel-size --level --min-object --model --overwrite "
-        "--probabilities --resume --slices --tta --uncertainty"
+        "--probabilities --resume --runtime --slices --tta --uncertainty"
     ),
     "suggest": "[INPUTS] --axes --device --method --min-distance --model --num --out --tta",
     "serve": "--device --host --max-megabytes --max-megapixels --model --port --timeout --watch --watch-seconds",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from other_bundles import another
 from stackseg.dataset.specimens import find_specimens
@@ -14,6 +15,7 @@ from stackseg.errors import ModelError, StacksegError
 from stackseg.model.bundle import ParentRecord, load_bundle, read_bundle
 from stackseg.model.ensemble import join_bundles
 from stackseg.model.segment import segment
+from stackseg.model.uncertainty import disagreement
 from stackseg.training.parent import check_parent, read_parent
 
 
@@ -47,6 +49,22 @@ def test_the_answer_is_the_mean_of_the_members(trained: tuple[Any, Any], tmp_pat
         turned, np.mean([probabilities(one, project.data, tta="flips") for one in (first, second)], 0), atol=1e-4
     )
     assert load_bundle(tmp_path / "both").digest == joined.digest
+
+
+def test_how_much_members_differ_is_told_and_changes_nothing_else(trained: tuple[Any, Any], tmp_path: Path) -> None:
+    project, _ = trained
+    first = project.folder / "model"
+    join(tmp_path / "both", project.catalog, first, another(first, tmp_path / "second"))
+    (specimen,) = find_specimens(project.data)
+    apart = [probabilities(one, project.data) for one in (first, tmp_path / "second")]
+    asked = list(segment(specimen, load_bundle(tmp_path / "both"), probabilities=True, disagreement=True))
+    assert np.array_equal([one.probabilities_cyx for one in asked], probabilities(tmp_path / "both", project.data))
+    for plane, *members in zip(asked, *apart, strict=True):
+        expected_yx = disagreement(torch.from_numpy(np.stack(members)))
+        np.testing.assert_allclose(plane.disagreement_yx, expected_yx, atol=1e-5)
+        assert expected_yx.max() > 0.001
+    (single,) = segment(specimen, load_bundle(first), planes=[0], disagreement=True)
+    assert single.disagreement_yx is None
 
 
 def test_it_has_seen_what_its_members_have_seen_and_says_who_they_are(trained: tuple[Any, Any], tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def open_engine(runtime: Runtime, folder: Path, precision: str) -> Engine:
     path = folder / CONVERTED_FILES[runtime][0]
     try:
         return _open_onnx(path) if runtime == "onnxruntime" else _open_openvino(path, precision)
-    except (RuntimeError, ValueError) as error:  # both runtimes' own are of these
+    except Exception as error:  # each runtime has its own
         short = " ".join(str(error).split())[:160]
         raise ModelError(f"{runtime} cannot open it ({short})", where=str(path), remedy="export it again") from error
 
