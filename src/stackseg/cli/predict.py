@@ -69,6 +69,13 @@ def predict(
         int, typer.Option(min=0, help="Level of an OME-Zarr's pyramid: 0 is the full size, 1 the next smaller.")
     ] = 0,
     tta: Tta = None,
+    orthogonal: Annotated[
+        bool | None,
+        typer.Option(
+            "--orthogonal/--planes",
+            help="Average over xy, xz and yz sections, for voxels with equal sides. Default: as the model was scored.",
+        ),
+    ] = None,
     ignore_voxel_size: IgnoreVoxelSize = False,
     runtime: Annotated[
         Literal["torch", "onnxruntime", "openvino"] | None,
@@ -85,6 +92,7 @@ def predict(
     from stackseg.dataset.slices import planes_of
     from stackseg.model.bundle import load_bundle
     from stackseg.model.devices import pick_device
+    from stackseg.model.orthogonal import require_isotropic
     from stackseg.prediction.outputs import plan_outputs, require_free
     from stackseg.prediction.run import Options
     from stackseg.prediction.run import predict as predict_into
@@ -105,12 +113,15 @@ def predict(
             require_voxel_size(drift, where=str(image), remedy="or add --ignore-voxel-size")
         for sentence in drift.sentences():
             warn(f"{image}: {sentence}")
+        if bundle.inference.orthogonal if orthogonal is None else orthogonal:
+            require_isotropic(stack.info.voxel_size_zyx_um, str(image))
+            say("all sections are computed before the first plane is written")
         with counting_pixels("segmenting") as progress:
             done = predict_into(
                 stack,
                 bundle,
                 outputs,
-                Options(tta, slices, min_object, fill_holes),
+                Options(tta, slices, min_object, fill_holes, orthogonal),
                 voxel_size_zyx_um=stack.info.voxel_size_zyx_um,
                 model=reference,
                 resume=resume,

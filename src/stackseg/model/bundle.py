@@ -55,6 +55,8 @@ class InferenceSpec(Record):
     # those that older bundles lack are left out where they say nothing: so their digests stay
     tta: Tta = Field("none", exclude_if=lambda tta: tta == "none")
     """Test-time augmentation."""
+    orthogonal: bool = Field(False, exclude_if=lambda orthogonal: not orthogonal)
+    """Whether it averages over xy, xz and yz sections of a stack."""
     instances: bool = Field(False, exclude_if=lambda instances: not instances)
     """Whether it tells the objects of the second class apart, by an output more than there are classes."""
     members: tuple[Member, ...] = Field((), exclude_if=lambda members: not members)

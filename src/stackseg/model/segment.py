@@ -16,7 +16,8 @@ from stackseg.dataset.normalisation import ChannelStatistics
 from stackseg.errors import DataError
 from stackseg.model.bundle import InferenceSpec, Segmenter
 from stackseg.model.objects import class_probabilities, find_objects
-from stackseg.model.tiling import Blend, Tiling
+from stackseg.model.orthogonal import mean_over_sections
+from stackseg.model.tiling import Blend
 from stackseg.model.uncertainty import disagreement as disagreement_of
 from stackseg.params.inference import Tta
 
@@ -54,6 +55,7 @@ def segment(
     objects: bool = False,
     disagreement: bool = False,
     tta: Tta | None = None,
+    orthogonal: bool | None = None,
     before_window: Callable[[], None] = lambda: None,
 ) -> Iterator[SegmentedPlane]:
     """Segment planes of a stack, one after another.
@@ -77,6 +79,8 @@ def segment(
         Whether to say how much the members of an ensemble differ, too, as the mean over test-time augmentation.
     tta
         Test-time augmentation other than the model's own: then the masks are other ones than those that were scored.
+    orthogonal
+        Whether to average over xy, xz and yz sections of the stack, other than the model's own.
     before_window
         Called before each window; what it raises ends the work, as for a client that has left.
 
@@ -86,30 +90,43 @@ def segment(
         Channels differ from training's, or context planes differ in size.
     """
     spec = segmenter.inference
-    device, precision = segmenter.device, segmenter.precision
+    with_members = disagreement and bool(spec.members)
+    chosen = list(range(len(source)) if planes is None else planes)
+    compute = partial(_plane_values, segmenter, with_members, SYMMETRIES[tta or spec.tta], before_window)
     reference = spec.intensity.reference(source)
+    if spec.orthogonal if orthogonal is None else orthogonal:
+        image_of = partial(prepare, source, spec=spec, reference=reference)
+        all_values = mean_over_sections(len(source), chosen, image_of, spec.context_slices, compute)
+    else:
+        all_values = map(compute, _images(source, chosen, spec, reference))
+    for z, values_vyx in zip(chosen, all_values, strict=True):
+        outputs_oyx = values_vyx[: spec.network.num_classes]
+        classes_cyx = class_probabilities(outputs_oyx) if spec.instances else outputs_oyx
+        mask_yx = classes_cyx.argmax(0).to(torch.uint8).numpy(force=True)
+        yield SegmentedPlane(
+            z,
+            mask_yx,
+            classes_cyx.numpy(force=True) if probabilities else None,
+            find_objects(outputs_oyx.numpy(force=True), mask_yx) if objects and spec.instances else None,
+            values_vyx[-1].numpy(force=True) if with_members else None,
+        )
+
+
+def _images(
+    source: PlaneSource,
+    planes: Iterable[int],
+    spec: InferenceSpec,
+    reference: tuple[ChannelStatistics, ...] | None,
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield planes as the network wants them, each with its neighbours (Y, X, planes × C); each is prepared once."""
     prepared: dict[int, npt.NDArray[np.float32]] = {}
-    for z in range(len(source)) if planes is None else planes:
+    for z in planes:
         needed = context_indices(z, len(source), spec.context_slices)
         prepared = {
             one: prepared[one] if one in prepared else prepare(source, one, spec, reference)
             for one in dict.fromkeys(needed)
         }
-        image_yxc = stack_context([prepared[one] for one in needed], z)
-        symmetries = SYMMETRIES[tta or spec.tta]
-        compute = partial(_window_values, segmenter, precision, disagreement and bool(spec.members))
-        values_vyx = _blend_turned(image_yxc, compute, spec.tiling, device, before_window, symmetries)
-        outputs_oyx = values_vyx[: spec.network.num_classes]
-        classes_cyx = class_probabilities(outputs_oyx) if spec.instances else outputs_oyx
-        mask_yx = classes_cyx.argmax(0).to(torch.uint8).numpy(force=True)
-        objects_yx = find_objects(outputs_oyx.numpy(force=True), mask_yx) if objects and spec.instances else None
-        yield SegmentedPlane(
-            z,
-            mask_yx,
-            classes_cyx.numpy(force=True) if probabilities else None,
-            objects_yx,
-            values_vyx[-1].numpy(force=True) if len(values_vyx) > len(outputs_oyx) else None,
-        )
+        yield stack_context([prepared[one] for one in needed], z)
 
 
 def prepare(
@@ -144,53 +161,47 @@ def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
         )
 
 
-def _window_values(segmenter: Segmenter, precision: str, disagreement: bool, tile_bcyx: Tensor) -> Tensor:
-    """Return the probabilities (O, Y, X) of the network's outputs for one window and, as one more, the disagreement."""
-    with torch.autocast(tile_bcyx.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        if disagreement:
-            members_moyx = segmenter.network.member_probabilities(tile_bcyx)[:, 0]  # type: ignore[operator]
-            # as the network itself does it: what else is asked for leaves the mask alone
-            logits_oyx = members_moyx.mean(0).log()
-        else:
-            logits_oyx = segmenter.network(tile_bcyx)[0]
-    outputs_oyx = torch.softmax(logits_oyx.float(), 0)
-    return torch.cat([outputs_oyx, disagreement_of(members_moyx)[None]]) if disagreement else outputs_oyx
-
-
 @torch.inference_mode()
-def _blend_turned(
-    image_yxc: npt.NDArray[np.float32],
-    compute: Callable[[Tensor], Tensor],
-    tiling: Tiling,
-    device: torch.device,
-    before_window: Callable[[], None],
+def _plane_values(
+    segmenter: Segmenter,
+    with_members: bool,
     symmetries: Sequence[tuple[bool, tuple[int, ...]]],
+    before_window: Callable[[], None],
+    image_yxc: npt.NDArray[np.float32],
 ) -> Tensor:
-    """Return the values (V, Y, X) that are computed of one plane's windows, averaged over its symmetries."""
+    """Return the values (V, Y, X) of one plane, averaged over its symmetries: see `_window_values`."""
 
     def turned_back() -> Iterator[Tensor]:
         for transposed, axes in symmetries:
             turned_yxc = np.flip(image_yxc.swapaxes(0, 1) if transposed else image_yxc, axes)
-            blended_vyx = _blend(turned_yxc, compute, tiling, device, before_window)
-            upright_vyx = blended_vyx.flip([axis + 1 for axis in axes])
+            upright_vyx = _blend(turned_yxc, segmenter, with_members, before_window).flip([axis + 1 for axis in axes])
             yield upright_vyx.transpose(1, 2) if transposed else upright_vyx
 
     return reduce(torch.add, turned_back()) / len(symmetries)
 
 
 def _blend(
-    image_yxc: npt.NDArray[np.float32],
-    compute: Callable[[Tensor], Tensor],
-    tiling: Tiling,
-    device: torch.device,
-    before_window: Callable[[], None],
+    image_yxc: npt.NDArray[np.float32], segmenter: Segmenter, with_members: bool, before_window: Callable[[], None]
 ) -> Tensor:
-    """Return the values (V, Y, X) that are computed of one plane's windows."""
+    """Return the values (V, Y, X) of one plane from those of its windows."""
+    tiling, device, precision = segmenter.inference.tiling, segmenter.device, segmenter.precision
     shape_yx = image_yxc.shape[0], image_yxc.shape[1]
     blend = Blend(tiling, shape_yx)
     image_byxc = torch.from_numpy(np.ascontiguousarray(tiling.pad(image_yxc)))[None].to(device)
     for window in tiling.windows(shape_yx):
         before_window()
         # a permuted (B, Y, X, C) tensor already has the channels-last layout
-        blend.add(window, compute(image_byxc[:, *window].contiguous().permute(0, 3, 1, 2)))
+        tile_bcyx = image_byxc[:, *window].contiguous().permute(0, 3, 1, 2)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            blend.add(window, _window_values(tile_bcyx, segmenter.network, with_members))
     return blend.result()
+
+
+def _window_values(tile_bcyx: Tensor, network: torch.nn.Module, with_members: bool) -> Tensor:
+    """Return the probabilities (O, Y, X) of the network's outputs and, as one more, how much its members disagree."""
+    if not with_members:
+        return torch.softmax(network(tile_bcyx)[0].float(), 0)
+    members_moyx = network.member_probabilities(tile_bcyx)[:, 0]  # type: ignore[operator]
+    # as the network itself does it: what else is asked for leaves the mask alone
+    outputs_oyx = torch.softmax(members_moyx.mean(0).log(), 0)
+    return torch.cat([outputs_oyx, disagreement_of(members_moyx)[None]])

@@ -26,6 +26,9 @@ class InferenceParams(Section):
     """Test-time augmentation: average over the four flips, or over all eight turns and flips (d4). Scores include it;
     it costs four or eight times as long."""
 
+    orthogonal: bool = False
+    """Average over xy, xz and yz sections of stacks whose voxels have equal sides; about three times as long."""
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.tile % 32:

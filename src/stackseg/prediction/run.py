@@ -46,12 +46,15 @@ class Options:
         Pieces of fewer pixels are taken out of a mask, and objects of fewer pixels dropped.
     fill_holes
         Whether background enclosed by one class, or one object, is filled.
+    orthogonal
+        Whether to average over xy, xz and yz sections, other than the model's own.
     """
 
     tta: Tta | None = None
     slices: str | None = None
     min_object: int = 0
     fill_holes: bool = False
+    orthogonal: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ def _finished(
         objects=True,
         disagreement="disagreement" in outputs.layers,
         tta=options.tta,
+        orthogonal=options.orthogonal,
         before_window=before_window,
     )
     for place, plane in enumerate(segmented, start=num_resumed):
@@ -288,6 +292,7 @@ def _record(source: PlaneSource, bundle: Bundle, outputs: Outputs, options: Opti
         "kind": outputs.kind,
         "layers": outputs.layers,
         "tta": options.tta or bundle.inference.tta,
+        "orthogonal": bundle.inference.orthogonal if options.orthogonal is None else options.orthogonal,
         "runtime": bundle.inference.runtime,
         "slices": [planes.start, planes.stop],
         "min-object": options.min_object,

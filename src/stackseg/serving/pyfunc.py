@@ -103,7 +103,8 @@ class SegmentationModel(PythonModel):
         started = time.perf_counter()
         check()
         tta = self.spec.inference.tta if params.tta == "model" else params.tta
-        with open_image(image, self.max_megapixels, name, passes=len(SYMMETRIES[tta])) as source:
+        passes = len(SYMMETRIES[tta]) * (3 if self.spec.inference.orthogonal else 1)
+        with open_image(image, self.max_megapixels, name, passes=passes) as source:
             check()
             drift = measure_drift(source, source.info.voxel_size_zyx_um, self.spec)
             if not params.ignore_voxel_size:

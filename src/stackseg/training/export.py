@@ -14,10 +14,12 @@ import torch
 from stackseg.atomic import atomic_file
 from stackseg.dataset.records import Catalog
 from stackseg.dataset.splits import Part
+from stackseg.errors import ParamsError
 from stackseg.model.bundle import BundleSpec, InferenceSpec, Lineage, SeenPlanes, ValidationScore, save_bundle
 from stackseg.model.code_digest import code_digest
 from stackseg.model.devices import resolve_precision
 from stackseg.model.network import NetworkSpec
+from stackseg.model.orthogonal import require_isotropic
 from stackseg.model.weights_file import weights_origin
 from stackseg.params import Params
 from stackseg.training.callbacks import EpochReport
@@ -32,6 +34,15 @@ def inference_spec(params: Params, catalog: Catalog) -> InferenceSpec:
     """Return all that inference will read, from params and catalogue."""
     context = params.model.context_slices
     voxel_sizes = {one.voxel_size_zyx_um for one in catalog.specimens}
+    if params.inference.orthogonal:
+        for specimen in catalog.specimens:
+            require_isotropic(specimen.voxel_size_zyx_um, specimen.name)
+            if not specimen.is_stack:
+                raise ParamsError(
+                    f"inference.orthogonal is true, and {specimen.name} is single images",
+                    expected="stacks, which have sections across",
+                    remedy="set it to false",
+                )
     return InferenceSpec(
         network=NetworkSpec(
             architecture=params.model.architecture,
@@ -48,6 +59,7 @@ def inference_spec(params: Params, catalog: Catalog) -> InferenceSpec:
         overlap=params.inference.overlap,
         precision=params.inference.precision,
         tta=params.inference.tta,
+        orthogonal=params.inference.orthogonal,
         voxel_size_zyx_um=voxel_sizes.pop() if len(voxel_sizes) == 1 else None,
         instances=catalog.instances,
     )
