@@ -23,7 +23,7 @@ INTRODUCTIONS = sorted((ROOT / "docs").rglob("*.intro.txt"))
 GENERATED = {ROOT / "docs" / "reference" / f"{name}.md" for name in ("params", "verbs", "server")}
 # options of git, dvc, mlflow and of benchmarks/
 OTHER_TOOLS = {"--temp", "--queue", "--workspace", "--all-commits", "--allowed-hosts", "--epochs", "--sampler"}
-FILES = (".yaml", ".dvc", ".json", ".csv", ".safetensors", ".py", ".lock")
+FILES = (".yaml", ".dvc", ".json", ".csv", ".safetensors", ".py", ".lock", ".onnx", ".xml", ".bin")
 
 by_page = pytest.mark.parametrize("page", [*PAGES, *INTRODUCTIONS], ids=lambda page: str(page.relative_to(ROOT)))
 
