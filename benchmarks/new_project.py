@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from stackseg.params.file import write_values
 
@@ -24,6 +25,6 @@ def new_project(folder: Path, images: Path, masks: Path, changed: dict[str, Any]
 
 
 def pair(text: str) -> tuple[str, Any]:
-    """Return key and value of an option key=value, whose value may be JSON."""
+    """Return key and value of an option key=value, whose value is read as YAML."""
     key, _, value = text.partition("=")
-    return key, json.loads(value) if value[:1] in "0123456789[{ntf-" else value
+    return key, YAML(typ="safe").load(value)

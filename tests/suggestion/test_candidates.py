@@ -52,7 +52,7 @@ def test_what_is_known_comes_from_the_split_the_last_catalogue_and_the_model(tmp
     write_specimen(tmp_path / "data" / "other", images, masks)
     specimens = find_specimens(tmp_path / "data")
     own = [pixel_digest(image[:, :, None]) for image in images]
-    found = find_known(specimens, {PlaneRef("other", 2): "test"}, tiny.catalog, ["abc"])
+    found = find_known(specimens, None, {PlaneRef("other", 2): "test"}, tiny.catalog, ["abc"])
     recorded = {record.image_sha256 for _, record in tiny.catalog.planes("test")}
     assert found.test == {own[2], *recorded}
     assert found.annotated == {*own, *recorded, "abc"}

@@ -79,6 +79,7 @@ def add(
     untouched sample. Masks of further planes (--planes) of a stack that is there join those that it has.
     """
     from stackseg.dataset.agreement import fitting_colour, require_agreement
+    from stackseg.dataset.records import label_table
     from stackseg.dataset.specimens import find_specimens, left_out
     from stackseg.intake.add import (
         add_planes,
@@ -104,7 +105,8 @@ def add(
     fresh = replace or data_makes_way()
     if not fresh:
         require_folders()
-    present = None if fresh else find_same_stack(DATA, chosen_name, specimen)
+    there = None if has_no_table(params) else label_table(params)
+    present = None if fresh else find_same_stack(DATA, chosen_name, specimen, there)
     colour = fitting_colour(specimen, params.data.colour) if fresh else params.data.colour
     require_agreement([*([] if fresh else find_specimens(DATA)), specimen], colour)
     if not fresh and present is None:
@@ -126,6 +128,7 @@ def add(
         with atomic_folder(DATA) as temporary:
             copy_specimen(specimen, temporary, chosen_name)
     elif present is not None:
+        before = len(present.labelled if there is None else present.annotated(there))
         add_planes(present, specimen, DATA)
     else:
         copy_specimen(specimen, DATA, chosen_name)
@@ -137,8 +140,7 @@ def add(
     if present is None:
         say(f"added as {DATA}/{chosen_name}; data.dvc tracks it")
     else:
-        there = len(present.labelled)
-        say(f"added to {DATA}/{chosen_name}: {there + len(specimen.labelled)} annotated planes, {there} before")
+        say(f"added to {DATA}/{chosen_name}: {before + len(specimen.labelled)} annotated planes, {before} before")
     for line in changed:
         say(f"params.yaml: {line}")
     if any(one.startswith("class_") for one in found.names):

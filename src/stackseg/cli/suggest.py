@@ -22,6 +22,7 @@ from stackseg.cli.stages import Device
 from stackseg.errors import DataError, ModelError
 
 if TYPE_CHECKING:
+    from stackseg.dataset.labels.table import LabelTable
     from stackseg.dataset.specimens import Specimen
     from stackseg.dataset.splits import Part, PlaneRef
     from stackseg.model.bundle import Bundle
@@ -143,7 +144,8 @@ def _specimens() -> list[Specimen]:
 
 
 def _own_stacks(specimens: Sequence[Specimen], params: Params) -> list[_Input]:
-    sparse = [one for one in specimens if one.is_stack and len(one.labelled) < len(one)]
+    table = _table(params)
+    sparse = [one for one in specimens if one.is_stack and len(_annotated(one, table)) < len(one)]
     if not sparse:
         raise DataError(
             "no stack with planes without a mask",
@@ -185,10 +187,19 @@ def _of_specimen(one: Specimen, path: Path, specimens: Sequence[Specimen], param
 
 
 def _coding(like: Specimen | None, specimens: Sequence[Specimen], params: Params) -> MaskCoding:
-    from stackseg.dataset.records import label_table
     from stackseg.suggestion.mask_coding import choose_coding
 
-    return choose_coding(None if has_no_table(params) else label_table(params), like, specimens)
+    return choose_coding(_table(params), like, specimens)
+
+
+def _table(params: Params) -> LabelTable | None:
+    from stackseg.dataset.records import label_table
+
+    return None if has_no_table(params) else label_table(params)
+
+
+def _annotated(specimen: Specimen, table: LabelTable | None) -> tuple[int, ...]:
+    return specimen.labelled if table is None else specimen.annotated(table)
 
 
 @contextmanager
@@ -231,7 +242,7 @@ def _known(specimens: Sequence[Specimen], params: Params, bundle: Bundle | None)
         seen = bundle.spec.seen
         digests = (*seen.training, *seen.validation, *seen.gap)
     catalog = read_catalog(CATALOG) if CATALOG.exists() else None
-    return find_known(specimens, _parts(specimens, params), catalog, digests)
+    return find_known(specimens, _table(params), _parts(specimens, params), catalog, digests)
 
 
 def _parts(specimens: Sequence[Specimen], params: Params) -> Mapping[PlaneRef, Part]:
@@ -239,7 +250,8 @@ def _parts(specimens: Sequence[Specimen], params: Params) -> Mapping[PlaneRef, P
     from stackseg.catalog.build import plane_groups
     from stackseg.dataset.splits import PlaneRef, assign_parts
 
-    refs = [PlaneRef(one.name, z) for one in specimens for z in one.labelled]
+    table = _table(params)
+    refs = [PlaneRef(one.name, z) for one in specimens for z in _annotated(one, table)]
     groups = plane_groups(DATA, specimens, params)
     try:
         return assign_parts(refs, params.split, params.seed, groups)

@@ -197,8 +197,10 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
-def find_same_stack(data: Path, name: str, specimen: Specimen) -> Specimen | None:
+def find_same_stack(data: Path, name: str, specimen: Specimen, table: LabelTable | None) -> Specimen | None:
     """Return the specimen of that name if `specimen` brings masks of further planes of the very same stack.
+
+    A plane on which nothing is drawn, by `table`, counts as one without a mask.
 
     Raises
     ------
@@ -218,7 +220,8 @@ def find_same_stack(data: Path, name: str, specimen: Specimen) -> Specimen | Non
             where=str(given),
             remedy=f"give the same --axes as before: {present.note.axes}",
         )
-    if twice := sorted({*present.labelled} & {*specimen.labelled}):
+    annotated = present.labelled if table is None else present.annotated(table)
+    if twice := sorted({*annotated} & {*specimen.labelled}):
         raise DataError(
             f"plane {', '.join(map(str, twice))} has a mask there already",
             where=str(data / name),

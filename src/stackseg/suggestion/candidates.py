@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stackseg.dataset.channels import PlaneSource
 from stackseg.dataset.fingerprints import pixel_digest
+from stackseg.dataset.labels.table import LabelTable
 from stackseg.dataset.records import PARTS, Catalog
 from stackseg.dataset.specimens import Specimen
 from stackseg.dataset.splits import Part, PlaneRef
@@ -34,6 +35,7 @@ class Candidates:
 
 def find_known(
     specimens: Iterable[Specimen],
+    table: LabelTable | None,
     parts: Mapping[PlaneRef, Part],
     catalog: Catalog | None,
     seen: Iterable[str],
@@ -44,6 +46,8 @@ def find_known(
     ----------
     specimens
         Those of data/, whose annotated planes are read.
+    table
+        The classes, which say what of a mask is drawn; without them every mask counts.
     parts
         The split of these planes; empty where there are too few for one.
     catalog
@@ -53,7 +57,7 @@ def find_known(
     """
     annotated, test = set(seen), set()
     for specimen in specimens:
-        for z in specimen.labelled:
+        for z in specimen.labelled if table is None else specimen.annotated(table):
             digest = pixel_digest(specimen.plane(z))
             annotated.add(digest)
             if parts.get(PlaneRef(specimen.name, z)) == "test":
