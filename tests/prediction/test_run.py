@@ -21,6 +21,7 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from PIL import Image
 
 import stackseg.prediction.run as module
+from stackseg.dataset.files.inputs import open_input
 from stackseg.dataset.files.stack import open_stack
 from stackseg.errors import DataError, MachineError
 from stackseg.model.bundle import Bundle, load_bundle
@@ -102,6 +103,8 @@ def test_every_kind_holds_what_segment_gives(
     shares_zcyx = np.stack([one.probabilities_cyx for one in expected])  # type: ignore[misc]
     mask, probabilities, uncertainty = done.written
     np.testing.assert_array_equal(read(mask), masks_zyx)
+    with open_input(mask) as stack:
+        np.testing.assert_array_equal([stack.plane(z)[:, :, 0] for z in range(len(stack))], masks_zyx)
     np.testing.assert_array_equal(read(probabilities), np.rint(shares_zcyx * 255))
     np.testing.assert_array_equal(read(uncertainty), np.rint(np.stack([entropy(one) for one in shares_zcyx]) * 255))
     assert done.pixels == tuple(np.bincount(masks_zyx.ravel(), minlength=3))

@@ -94,7 +94,7 @@ def test_what_is_no_slice_is_named(tmp_path: Path) -> None:
     Image.fromarray(noise(8, 9)).save(folder / "1.png")
     (folder / "notes.txt").write_text("no image")
     (folder / "masks").mkdir()
-    assert f"{folder}: masks, notes.txt in it hold no image; expected nothing but slices" in refusal(folder)
+    assert f"{folder}: masks, notes.txt in it: no image; expected nothing but slices" in refusal(folder)
     (folder / "notes.txt").unlink()
     (folder / "masks").rmdir()
     tifffile.imwrite(folder / "stack.tif", noise(4, 8, 9), photometric="minisblack")

@@ -12,7 +12,8 @@ from stackseg.dataset.files.pages import holds_image
 from stackseg.dataset.files.stack import StackInfo, open_stack
 from stackseg.errors import DataError
 
-_PASSED_OVER = ("thumbs.db",)
+_PASSED_OVER = ("thumbs.db", "stackseg.json")
+"""The second is what `predict` writes beside masks."""
 _NAMED = 3
 
 
@@ -31,7 +32,7 @@ class FolderPages:
             )
         if others := [one.name for one in paths if one.is_dir() or not holds_image(one)]:
             raise DataError(
-                f"{', '.join(others[:_NAMED])}{', …' if len(others) > _NAMED else ''} in it hold no image",
+                f"{', '.join(others[:_NAMED])}{', …' if len(others) > _NAMED else ''} in it: no image",
                 expected="nothing but slices in TIFF or PNG",
                 where=str(folder),
                 remedy="move what is no slice out of it, or copy damaged slices again",
