@@ -146,3 +146,8 @@ def _is_number(cell: Any) -> bool:
 
 def _escape(text: str) -> str:
     return text.replace("[", "\\[")
+
+
+def count_of_planes(num: int) -> str:
+    """Return "1 plane", or "7 planes"."""
+    return f"{num} plane{'s' * (num != 1)}"

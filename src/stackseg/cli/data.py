@@ -117,8 +117,8 @@ def add(
     anew = replace or (fresh and has_no_table(params))
     found = _choose_table(inspection, params, classes, anew=anew)
     _show(inspection, found)
-    for folder in (images, masks):
-        if folder.is_dir() and (others := left_out(folder)):
+    for folder in (images, masks) if images.is_dir() else ():
+        if others := left_out(folder):
             more = ", …" if len(others) > 5 else ""
             say(f"note: left out of {folder}, for they are no images: {', '.join(map(repr, others[:5]))}{more}")
     check_values(specimen, found)

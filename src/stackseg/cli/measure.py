@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stackseg.atomic import atomic_folder
-from stackseg.cli.console import counting, say, swatch, table
+from stackseg.cli.console import count_of_planes, counting, say, swatch, table
 from stackseg.cli.predict import PANEL, Axes, check_out
 from stackseg.cli.project import PARAMS_FILE, load_params
 from stackseg.errors import DataError, ParamsError
@@ -142,7 +142,7 @@ def assemble(
         info, num_planes = assemble_planes(folder, out, progress)
     height, width = info.shape_yx
     known = ", voxel size unknown" if info.voxel_size_zyx_um is None else ""
-    say(f"{out}: {num_planes} planes of {height}×{width} pixels, {info.dtype}{known}")
+    say(f"{out}: {count_of_planes(num_planes)} of {height}×{width} pixels, {info.dtype}{known}")
 
 
 def _require_free(folder: Path, overwrite: bool, is_ours: Callable[[str], bool]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from stackseg.cli.console import counting_pixels, say, swatch, table, warn
+from stackseg.cli.console import count_of_planes, counting_pixels, say, swatch, table, warn
 from stackseg.cli.project import load_params, registry_to_load
 from stackseg.cli.stages import Device
 
@@ -138,7 +138,7 @@ def predict(
         say(f"{path} has more than 4 GB of pixels and is an OME-BigTIFF: Fiji opens it by Bio-Formats")
     before = f", {done.num_resumed} of them from before" if done.num_resumed else ""
     for path in done.written:
-        say(f"{path}: {done.num_planes} planes by bundle {bundle.digest[:12]}{before}")
+        say(f"{path}: {count_of_planes(done.num_planes)} by bundle {bundle.digest[:12]}{before}")
 
 
 def name_of(model: str) -> str:

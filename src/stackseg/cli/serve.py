@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stackseg.cli.console import counting, say, warn
+from stackseg.cli.console import count_of_planes, counting, say, warn
 from stackseg.cli.predict import PANEL, Axes, IgnoreVoxelSize, ModelName, Overwrite, Tta, bundle_folder, check_out
 from stackseg.cli.stages import Device
 from stackseg.errors import DataError, MachineError, StoreError
@@ -143,7 +143,7 @@ def segment_remote(
         )
     version = f" version {described['model_version']}" if described["model_version"] else ""
     by = f"{described['model_name'] or 'a model'}{version}, bundle {described['bundle_digest'][:12]}"
-    say(f"{out}: {len(stack)} planes by {by}")
+    say(f"{out}: {count_of_planes(len(stack))} by {by}")
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stackseg.cli.console import figure, say, table, training_progress, warn
+from stackseg.cli.console import count_of_planes, figure, say, table, training_progress, warn
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ def show_scores(evaluation: Evaluation) -> None:
     """Print the score table."""
     scores = evaluation.scores
     table(
-        f"{evaluation.part} part, {scores.num_planes} planes",
+        f"{evaluation.part} part, {count_of_planes(scores.num_planes)}",
         ("class", "IoU", "Dice", "precision", "recall", "boundary F1", "boundary IoU"),
         [
             (one.name, one.iou, one.dice, one.precision, one.recall, one.boundary_f1, one.boundary_iou)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from stackseg.atomic import atomic_folder
-from stackseg.cli.console import counting, next_step, say, table, warn
+from stackseg.cli.console import count_of_planes, counting, next_step, say, table, warn
 from stackseg.cli.data import data_makes_way, has_no_table, require_folders
 from stackseg.cli.predict import PANEL as MODEL_PANEL
 from stackseg.cli.predict import bundle_folder
@@ -123,8 +123,8 @@ def suggest(
         )
         if len(chosen) < num:
             warn(
-                f"{len(chosen)} planes instead of {num}: no other is far enough from these and from annotated ones "
-                f"(--min-distance {', '.join(map(str, sorted({*distances.values()})))})"
+                f"{count_of_planes(len(chosen))} instead of {num}: no other is far enough from these and from "
+                f"annotated ones (--min-distance {', '.join(map(str, sorted({*distances.values()})))})"
             )
         suggestions = _explained(method, chosen, planes, scores, found)
         with atomic_folder(out) as folder, counting("writing") as progress:
@@ -296,7 +296,7 @@ def _explained(
             rank = 1 + sum(other > score for other in scores)
             reason = f"{'entropy' if method == 'entropy' else 'share of foreground'} no. {rank} of {len(scores)}"
         if annotated := found[ref.specimen].annotated:
-            reason += f", {min(abs(ref.z - z) for z in annotated)} planes from an annotated one"
+            reason += f", {count_of_planes(min(abs(ref.z - z) for z in annotated))} from an annotated one"
         suggestions.append(Suggestion(ref, reason, score))
     return suggestions
 
