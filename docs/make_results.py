@@ -3,8 +3,8 @@
     python docs/make_results.py PROJECT [PROJECT …] [--data RECIPE TEXT]
 
 PROJECT is a project made by `stackseg new --recipe` whose outputs/ are those of the recipe. Where its registry holds
-them, the page also tells two more versions: the original's setting, which was champion when `stackseg promote` compared
-the recipe with it, and the recipe with `split.method=random`, which shows what leaks. The page says how each is made.
+them, the page also tells two more versions: the original's setting, with what `stackseg promote` said if that was
+champion, and the recipe with `split.method=random`, which shows what leaks. The page says how each is made.
 `--data` says what a recipe was scored on where that is not the published set.
 """
 
@@ -90,7 +90,7 @@ def _section(project: Path, notes: dict[str, str]) -> Iterator[str]:
     best = mine[0]
     yield f"## {recipe.title}\n"
     yield f"{recipe.about}\n\nData: {recipe.data}; scored on: {_data_note(project, notes)}\n"
-    yield from _scores(best, leaky[0] if leaky else None)
+    yield from _scores(best, _original(runs, best, recipe), leaky[0] if leaky else None)
     yield from _gain(best, model.history, recipe)
     yield from _quantities(best.evaluation, recipe.title)
     yield from _picture(best, params.project.model_name)
@@ -104,6 +104,20 @@ def _scored_runs(model: RegisteredModel) -> Iterator[ScoredRun]:
         yield ScoredRun(number, run, Evaluation.model_validate(tree))
 
 
+def _original(runs: list[ScoredRun], best: ScoredRun, recipe: Recipe) -> ScoredRun | None:
+    """Return the training of the original's setting with the recipe's split, if there is one."""
+    if recipe.original is None:
+        return None
+    wanted: dict[str, str] = {}
+    for key, value in recipe.original.params.items():
+        values = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+        wanted |= {name: "null" if one is None else str(one) for name, one in values.items()}
+    for one in runs:
+        if wanted.items() <= one.run.data.params.items() and one.split == best.split:
+            return one
+    return None
+
+
 def _data_note(project: Path, notes: dict[str, str]) -> str:
     if project.name in notes:
         return notes[project.name]
@@ -111,8 +125,10 @@ def _data_note(project: Path, notes: dict[str, str]) -> str:
     return f"`data/{'`, `data/'.join(specimens)}`"
 
 
-def _scores(best: ScoredRun, leaky: ScoredRun | None) -> Iterator[str]:
-    shown = [(f"honest split ({best.split})", best)] + ([("random split", leaky)] if leaky else [])
+def _scores(best: ScoredRun, original: ScoredRun | None, leaky: ScoredRun | None) -> Iterator[str]:
+    shown = [(f"honest split ({best.split})", best)]
+    shown += [("the original's setting", original)] if original else []
+    shown += [("random split", leaky)] if leaky else []
     yield "| | test planes | mean IoU | " + " | ".join(one.name for one in best.evaluation.scores.classes) + _more(best)
     yield "|---|---|---|" + "---|" * (len(best.evaluation.scores.classes) + _more(best).count("|") - 1)
     for name, one in shown:
@@ -194,6 +210,7 @@ def _how(best: ScoredRun, name: str) -> Iterator[str]:
     yield "git add . && git commit -m data              # dvc exp run compares with a commit"
     if original is not None:
         changes = [change for key, value in original.params.items() for change in _overrides(key, value)]
+        yield "dvc repro catalog"
         yield "# the original's setting"
         yield " \\\n  ".join(["dvc exp run --temp", *(f"-S '{one}'" for one in changes)]) + " && stackseg promote"
     yield "dvc repro && stackseg promote                # the recipe"
