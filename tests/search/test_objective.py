@@ -120,7 +120,7 @@ def fill_with_noise(specimen: Path, planes: list[int]) -> None:
 
 @pytest.mark.slow
 def test_folds_are_scored_in_order_and_stopped_where_they_trail(make: Make) -> None:
-    project = make({"train.lr": 5e-3}, folds=2, fold_margin=0.0, **TWO_RATES)
+    project = make({"train.lr": 5e-3, "train.epochs": 8}, folds=2, fold_margin=0.0, **TWO_RATES)
     study = make_trials(project, 2)
     first, second = study.trials
     assert first.value == pytest.approx(np.mean(first.user_attrs["fold_scores"]))
