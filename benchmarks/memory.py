@@ -1,6 +1,8 @@
-"""What memory `predict` takes for a tall stack, as a ratio to a low one: planes of 1024² uint8.
+"""What memory `predict` takes for a tall stack as a ratio to a low one, or for a large plane to a small one: uint8.
 
-    python benchmarks/memory.py [--planes 8 512] [--out mask.tif mask.zarr]
+    python benchmarks/memory.py [--stacks 8x1024 512x1024] [--out mask.tif mask.zarr]
+
+A stack is its planes × their side in pixels.
 
 Each `stackseg predict` is a process of its own, whose peak is what the system says when it ends. The network is small,
 for its own memory does not depend on the stack.
@@ -25,25 +27,23 @@ from stackseg.intake.sample import write_sample
 from stackseg.params import read_params
 from stackseg.training.train import Machine, train
 
-SIDE = 1024
-
 
 def main() -> None:
     """Predict a low and a tall stack; print a line for each and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--planes", type=int, nargs=2, default=[8, 512])
+    parser.add_argument("--stacks", nargs=2, default=["8x1024", "512x1024"], metavar="PLANESxSIDE")
     parser.add_argument("--out", nargs="+", default=["mask.tif", "mask.zarr"])
     arguments = parser.parse_args()
     apply_quiet_environment()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(folder)
-        for num_planes in arguments.planes:
-            write_planes(folder / f"{num_planes}.tif", num_planes)
+        for stack in arguments.stacks:
+            write_planes(folder / f"{stack}.tif", *map(int, stack.split("x")))
         for out in arguments.out:
-            peaks = [peak_megabytes(folder, f"{num_planes}.tif", out) for num_planes in arguments.planes]
-            for num_planes, peak in zip(arguments.planes, peaks, strict=True):
-                print(f"{out}: {num_planes} planes, peak {peak:.0f} MB", flush=True)
+            peaks = [peak_megabytes(folder, f"{stack}.tif", out) for stack in arguments.stacks]
+            for stack, peak in zip(arguments.stacks, peaks, strict=True):
+                print(f"{out}: {stack}, peak {peak:.0f} MB", flush=True)
             print(f"{out}: ratio {peaks[1] / peaks[0]:.3f}", flush=True)
 
 
@@ -66,14 +66,14 @@ def write_model(folder: Path) -> None:
           machine=Machine(device="cpu"))  # fmt: skip
 
 
-def write_planes(path: Path, num_planes: int) -> None:
+def write_planes(path: Path, num_planes: int, side: int) -> None:
     """Write noise, a page at a time."""
 
     def pages() -> Iterator[np.ndarray]:
         for z in range(num_planes):
-            yield np.random.default_rng(z).integers(0, 255, (SIDE, SIDE), np.uint8)
+            yield np.random.default_rng(z).integers(0, 255, (side, side), np.uint8)
 
-    tifffile.imwrite(path, pages(), shape=(num_planes, SIDE, SIDE), dtype=np.uint8, metadata={"axes": "ZYX"})
+    tifffile.imwrite(path, pages(), shape=(num_planes, side, side), dtype=np.uint8, metadata={"axes": "ZYX"})
 
 
 def peak_megabytes(folder: Path, image: str, out: str) -> float:

@@ -122,6 +122,32 @@ def test_a_plane_of_any_size_is_segmented_as_a_whole(shape_yx: tuple[int, int], 
         np.testing.assert_array_equal(plane.mask_yx, plane.probabilities_cyx.argmax(0))
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 150),
+    width=st.integers(1, 150),
+    block=st.sampled_from([40, 64, 100]),
+    tta=st.sampled_from(["none", "flips", "d4"]),
+    scope=st.sampled_from(["plane", "dataset"]),
+    context=st.integers(0, 1),
+)
+def test_blocks_of_a_large_plane_equal_the_plane(
+    height: int, width: int, block: int, tta: Any, scope: Any, context: int
+) -> None:
+    source = noise(2, (height, width), 2)
+    bundle = bundle_of(channels=2, kernel=3, context=context, scope=scope)
+    planes = list(segment(source, bundle, probabilities=True, tta=tta))
+    blocks = list(segment(source, bundle, probabilities=True, tta=tta, block=block))
+    for one, other in zip(planes, blocks, strict=True):
+        np.testing.assert_array_equal(one.mask_yx, other.mask_yx)
+        np.testing.assert_array_equal(one.probabilities_cyx, other.probabilities_cyx)
+
+
+def test_a_large_plane_with_other_channels_is_refused() -> None:
+    with pytest.raises(DataError, match=r"plane 0: .*channels"):
+        list(segment(noise(1, (70, 70), 3), bundle_of(channels=2), block=64))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     height=st.integers(1, 150),

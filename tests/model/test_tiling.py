@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate
 
+from stackseg.model.plane_image import whole
 from stackseg.model.tiling import MULTIPLE, Blend, Tiling
 
 sizes = st.integers(1, 300)
@@ -21,11 +22,9 @@ tilings = st.integers(1, 6).flatmap(  # params allow half the tile, and 32 less 
 def through(tiling: Tiling, image_yxc: npt.NDArray[np.float32], network: object = None) -> npt.NDArray[np.float32]:
     """Send a plane (Y, X, C) through windows and blending, as inference does; returns (C, Y, X)."""
     shape_yx = image_yxc.shape[0], image_yxc.shape[1]
-    blend = Blend(tiling, shape_yx)
-    padded_yxc = tiling.pad(image_yxc)
-    assert padded_yxc.shape[:2] == tiling.padded_shape(shape_yx)
-    for window in tiling.windows(shape_yx):
-        values_cyx = padded_yxc[window].transpose(2, 0, 1)
+    blend = Blend(tiling, shape_yx, whole(shape_yx))
+    for window in tiling.windows(shape_yx, whole(shape_yx)):
+        values_cyx = tiling.read(image_yxc, window).transpose(2, 0, 1)
         blend.add(window, torch.from_numpy(network(values_cyx) if callable(network) else values_cyx))
     return blend.result().numpy()
 
@@ -44,7 +43,7 @@ def test_cover_and_blend_give_the_plane_back(height: int, width: int, tiling: Ti
 def test_windows_lie_inside_and_reach_everywhere(height: int, width: int, tiling: Tiling) -> None:
     padded_yx = tiling.padded_shape((height, width))
     weight_yx = np.zeros(padded_yx)
-    windows = list(tiling.windows((height, width)))
+    windows = list(tiling.windows((height, width), whole((height, width))))
     for window in windows:
         for part, size in zip(window, padded_yx, strict=True):
             assert 0 <= part.start < part.stop <= size
@@ -75,7 +74,7 @@ def test_no_more_is_padded_than_to_a_multiple(height: int, width: int, tiling: T
 def test_windows_are_no_larger_than_their_number_asks_for(size: int) -> None:
     tiling = Tiling(1024, 64)
     side, _ = tiling.window_shape((size, 1))
-    number = sum(1 for _ in tiling.windows((size, 1)))
+    number = sum(1 for _ in tiling.windows((size, 1), whole((size, 1))))
     assert number == max(1, -(-(size - 64) // (1024 - 64)))
     # what all windows compute, against what has to be computed
     assert number * side <= size + (number - 1) * 64 + number * 2 * MULTIPLE
@@ -102,7 +101,7 @@ def test_tiled_equals_whole_for_one_convolution(
         return np.asarray(correlate(values_cyx, kernel_cyx, mode="constant"))
 
     tiling = Tiling(tile, overlap)
-    whole_cyx = network(tiling.pad(image_yxc).transpose(2, 0, 1))[:, : shape_yx[0], : shape_yx[1]]
+    whole_cyx = network(padded(tiling, image_yxc).transpose(2, 0, 1))[:, : shape_yx[0], : shape_yx[1]]
     np.testing.assert_allclose(
         through(tiling, image_yxc, network), whole_cyx, rtol=0, atol=1e-6 * np.abs(whole_cyx).max()
     )
@@ -122,7 +121,7 @@ def test_a_network_that_sees_further_would_show_seams() -> None:
 
 def test_neighbours_share_what_they_overlap_by_halves() -> None:
     tiling = Tiling(64, 32)
-    left, right = tiling.windows((64, 96))
+    left, right = tiling.windows((64, 96), whole((64, 96)))
     assert (left[1].stop, right[1].start) == (64, 32)
     sum_yx = np.zeros((64, 96))
     for window in (left, right):
@@ -134,9 +133,15 @@ def test_neighbours_share_what_they_overlap_by_halves() -> None:
     assert (np.diff(ramp[7:25]) > 0).all()
 
 
+def padded(tiling: Tiling, image_yxc: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return a plane (Y, X, C) as all its windows see it."""
+    height, width = tiling.padded_shape((image_yxc.shape[0], image_yxc.shape[1]))
+    return tiling.read(image_yxc, (slice(0, height), slice(0, width)))
+
+
 def test_padding_mirrors_the_plane() -> None:
     image_yxc = np.arange(6, dtype=np.float32).reshape(2, 3, 1)
-    padded_yxc = Tiling(64, 8).pad(image_yxc)
+    padded_yxc = padded(Tiling(64, 8), image_yxc)
     assert padded_yxc.shape == (32, 32, 1)
     assert padded_yxc[:4, :6, 0].tolist() == [
         [0, 1, 2, 2, 1, 0],
@@ -144,5 +149,32 @@ def test_padding_mirrors_the_plane() -> None:
         [3, 4, 5, 5, 4, 3],
         [0, 1, 2, 2, 1, 0],
     ]
-    whole_yxc = np.zeros((64, 96, 1), np.float32)
-    assert Tiling(64, 8).pad(whole_yxc) is whole_yxc
+
+
+@given(sizes, sizes, tilings)
+@example(33, 65, Tiling(32, 0))
+@settings(deadline=None, max_examples=60)
+def test_windows_show_the_padded_plane(height: int, width: int, tiling: Tiling) -> None:
+    image_yxc = np.random.default_rng(height * 301 + width).uniform(-1, 1, (height, width, 1)).astype(np.float32)
+    beyond = [
+        (0, want - have) for want, have in zip(tiling.padded_shape((height, width)), (height, width), strict=True)
+    ]
+    padded_yxc = np.pad(image_yxc, [*beyond, (0, 0)], mode="symmetric")
+    for window in tiling.windows((height, width), whole((height, width))):
+        np.testing.assert_array_equal(tiling.read(image_yxc, window), padded_yxc[window])
+
+
+@given(sizes, sizes, tilings, st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_region_takes_the_windows_that_touch_it(height: int, width: int, tiling: Tiling, data: st.DataObject) -> None:
+    region = tuple(
+        slice(start, data.draw(st.integers(start + 1, size)))
+        for size in (height, width)
+        for start in [data.draw(st.integers(0, size - 1))]
+    )
+    image_yxc = np.random.default_rng(height * 301 + width).uniform(-1, 1, (height, width, 1)).astype(np.float32)
+    expected_cyx = through(tiling, image_yxc)[:, *region]
+    blend = Blend(tiling, (height, width), (region[0], region[1]))
+    for window in tiling.windows((height, width), (region[0], region[1])):
+        blend.add(window, torch.from_numpy(tiling.read(image_yxc, window).transpose(2, 0, 1)))
+    np.testing.assert_array_equal(blend.result().numpy(), expected_cyx)

@@ -17,17 +17,21 @@ from stackseg.errors import DataError
 from stackseg.model.bundle import InferenceSpec, Segmenter
 from stackseg.model.objects import class_probabilities, find_objects
 from stackseg.model.orthogonal import mean_over_sections
+from stackseg.model.plane_image import LargePlane, Neighbours, PlaneImage, Region, Turn, blocks, whole
 from stackseg.model.tiling import Blend
 from stackseg.model.uncertainty import disagreement as disagreement_of
 from stackseg.params.inference import Tta
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
-SYMMETRIES: Mapping[Tta, tuple[tuple[bool, tuple[int, ...]], ...]] = {
-    "none": ((False, ()),),
-    "flips": tuple((False, axes) for axes in _FLIPS),
-    "d4": tuple((transposed, axes) for transposed in (False, True) for axes in _FLIPS),
+SYMMETRIES: Mapping[Tta, tuple[Turn, ...]] = {
+    "none": (Turn(False, ()),),
+    "flips": tuple(Turn(False, axes) for axes in _FLIPS),
+    "d4": tuple(Turn(transposed, axes) for transposed in (False, True) for axes in _FLIPS),
 }
-"""What a plane is averaged over: whether it is transposed, and the axes along which it is then flipped."""
+"""What a plane is averaged over."""
+
+BLOCK = 8192
+"""Side in pixels of the blocks in which larger planes are computed: what is held in floats is of one block."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def segment(
     tta: Tta | None = None,
     orthogonal: bool | None = None,
     before_window: Callable[[], None] = lambda: None,
+    block: int = BLOCK,
 ) -> Iterator[SegmentedPlane]:
     """Segment planes of a stack, one after another.
 
@@ -83,6 +88,9 @@ def segment(
         Whether to average over xy, xz and yz sections of the stack, other than the model's own.
     before_window
         Called before each window; what it raises ends the work, as for a client that has left.
+    block
+        Side in pixels of the blocks in which larger planes are computed. Results do not depend on it, memory does:
+        windows at the borders of blocks are computed twice.
 
     Raises
     ------
@@ -91,25 +99,65 @@ def segment(
     """
     spec = segmenter.inference
     with_members = disagreement and bool(spec.members)
+    with_objects = objects and spec.instances
     chosen = list(range(len(source)) if planes is None else planes)
-    compute = partial(_plane_values, segmenter, with_members, SYMMETRIES[tta or spec.tta], before_window)
+    compute = partial(_region_values, segmenter, with_members, SYMMETRIES[tta or spec.tta], before_window)
     reference = spec.intensity.reference(source)
+    divided: Iterable[_DividedPlane]
     if spec.orthogonal if orthogonal is None else orthogonal:
         image_of = partial(prepare, source, spec=spec, reference=reference)
-        all_values = mean_over_sections(len(source), chosen, image_of, spec.context_slices, compute)
+        sections = mean_over_sections(
+            len(source), chosen, image_of, spec.context_slices, lambda image: compute(image, whole(image.shape))
+        )
+        divided = map(_undivided, sections)
     else:
-        all_values = map(compute, _images(source, chosen, spec, reference))
-    for z, values_vyx in zip(chosen, all_values, strict=True):
+        images = _images(source, chosen, spec, reference, block)
+        divided = (_divided(image, compute, block) for image in images)
+    for z, plane in zip(chosen, divided, strict=True):
+        mask_yx, values_vyx = _join(plane, spec, with_values=probabilities or with_objects or with_members)
         outputs_oyx = values_vyx[: spec.network.num_classes]
-        classes_cyx = class_probabilities(outputs_oyx) if spec.instances else outputs_oyx
-        mask_yx = classes_cyx.argmax(0).to(torch.uint8).numpy(force=True)
         yield SegmentedPlane(
             z,
             mask_yx,
-            classes_cyx.numpy(force=True) if probabilities else None,
-            find_objects(outputs_oyx.numpy(force=True), mask_yx) if objects and spec.instances else None,
-            values_vyx[-1].numpy(force=True) if with_members else None,
+            _classes(outputs_oyx, spec).numpy() if probabilities else None,
+            find_objects(outputs_oyx.numpy(), mask_yx) if with_objects else None,
+            values_vyx[-1].numpy() if with_members else None,
         )
+
+
+@dataclass(frozen=True)
+class _DividedPlane:
+    """Values (V, Y, X) of the regions that divide a plane, computed when they are asked for."""
+
+    shape_yx: Sequence[int]
+    parts: Iterable[tuple[Region, Tensor]]
+
+
+def _divided(image: PlaneImage, compute: Callable[[PlaneImage, Region], Tensor], block: int) -> _DividedPlane:
+    return _DividedPlane(image.shape[:2], ((one, compute(image, one)) for one in blocks(image.shape, block)))
+
+
+def _undivided(values_vyx: Tensor) -> _DividedPlane:
+    shape_yx = values_vyx.shape[1:]
+    return _DividedPlane(shape_yx, [(whole(shape_yx), values_vyx)])
+
+
+def _join(plane: _DividedPlane, spec: InferenceSpec, *, with_values: bool) -> tuple[npt.NDArray[np.uint8], Tensor]:
+    """Return mask (Y, X) and values (V, Y, X) of a plane; of these nothing where they are not wanted."""
+    mask_yx, all_vyx = np.empty(plane.shape_yx, np.uint8), torch.empty(0)
+    for region, values_vyx in plane.parts:
+        classes_cyx = _classes(values_vyx[: spec.network.num_classes], spec)
+        mask_yx[region] = classes_cyx.argmax(0).to(torch.uint8).numpy(force=True)
+        if with_values:
+            if not all_vyx.numel():
+                all_vyx = torch.empty(len(values_vyx), *plane.shape_yx)
+            all_vyx[:, *region] = values_vyx.cpu()
+    return mask_yx, all_vyx
+
+
+def _classes(outputs_oyx: Tensor, spec: InferenceSpec) -> Tensor:
+    """Return the probabilities of the classes (C, Y, X) from those of the network's outputs (O, Y, X)."""
+    return class_probabilities(outputs_oyx) if spec.instances else outputs_oyx
 
 
 def _images(
@@ -117,31 +165,55 @@ def _images(
     planes: Iterable[int],
     spec: InferenceSpec,
     reference: tuple[ChannelStatistics, ...] | None,
-) -> Iterator[npt.NDArray[np.float32]]:
+    block: int,
+) -> Iterator[PlaneImage]:
     """Yield planes as the network wants them, each with its neighbours (Y, X, planes × C); each is prepared once."""
-    prepared: dict[int, npt.NDArray[np.float32]] = {}
+    prepared: dict[int, PlaneImage] = {}
     for z in planes:
         needed = context_indices(z, len(source), spec.context_slices)
         prepared = {
-            one: prepared[one] if one in prepared else prepare(source, one, spec, reference)
+            one: prepared[one] if one in prepared else _image(source, one, spec, reference, block)
             for one in dict.fromkeys(needed)
         }
-        yield stack_context([prepared[one] for one in needed], z)
+        check_neighbours([prepared[one] for one in needed], z)
+        yield prepared[z] if len(needed) == 1 else Neighbours([prepared[one] for one in needed])
+
+
+def _image(
+    source: PlaneSource, z: int, spec: InferenceSpec, reference: tuple[ChannelStatistics, ...] | None, block: int
+) -> PlaneImage:
+    """Return plane z (Y, X, C) as the network wants it: as a whole, or region by region where it is large."""
+    raw_yxc = source.plane(z)
+    if max(raw_yxc.shape[:2]) <= block:
+        return _prepared(raw_yxc, z, spec, reference)
+    large = LargePlane(raw_yxc, spec.intensity, reference, f"plane {z}")
+    _require_channels(large.shape[2], spec, z)
+    return large
 
 
 def prepare(
     source: PlaneSource, z: int, spec: InferenceSpec, reference: tuple[ChannelStatistics, ...] | None
 ) -> npt.NDArray[np.float32]:
     """Return plane z (Y, X, C) as the network wants it."""
-    image_yxc = spec.intensity.apply(source.plane(z), reference, f"plane {z}")
-    if image_yxc.shape[2] != spec.num_channels:
+    return _prepared(source.plane(z), z, spec, reference)
+
+
+def _prepared(
+    raw_yxc: npt.NDArray[np.generic], z: int, spec: InferenceSpec, reference: tuple[ChannelStatistics, ...] | None
+) -> npt.NDArray[np.float32]:
+    image_yxc = spec.intensity.apply(raw_yxc, reference, f"plane {z}")
+    _require_channels(image_yxc.shape[2], spec, z)
+    return image_yxc
+
+
+def _require_channels(num_channels: int, spec: InferenceSpec, z: int) -> None:
+    if num_channels != spec.num_channels:
         raise DataError(
-            f"{image_yxc.shape[2]} channels",
+            f"{num_channels} channels",
             expected=f"{spec.num_channels}, as in training",
             where=f"plane {z}",
             remedy="convert the image, or train with data.colour: grey or rgb",
         )
-    return image_yxc
 
 
 def stack_context(planes: list[npt.NDArray[np.float32]], z: int) -> npt.NDArray[np.float32]:
@@ -150,7 +222,7 @@ def stack_context(planes: list[npt.NDArray[np.float32]], z: int) -> npt.NDArray[
     return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
 
 
-def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
+def check_neighbours(planes: Sequence[PlaneImage | npt.NDArray[np.generic]], z: int) -> None:
     """Raise DataError if the context planes (Y, X, C each) of plane z differ in size."""
     shapes = {one.shape[:2] for one in planes}
     if len(shapes) > 1:
@@ -162,36 +234,36 @@ def check_neighbours(planes: Sequence[npt.NDArray[np.generic]], z: int) -> None:
 
 
 @torch.inference_mode()
-def _plane_values(
+def _region_values(
     segmenter: Segmenter,
     with_members: bool,
-    symmetries: Sequence[tuple[bool, tuple[int, ...]]],
+    turns: Sequence[Turn],
     before_window: Callable[[], None],
-    image_yxc: npt.NDArray[np.float32],
+    image: PlaneImage,
+    region: Region,
 ) -> Tensor:
-    """Return the values (V, Y, X) of one plane, averaged over its symmetries: see `_window_values`."""
-
-    def turned_back() -> Iterator[Tensor]:
-        for transposed, axes in symmetries:
-            turned_yxc = np.flip(image_yxc.swapaxes(0, 1) if transposed else image_yxc, axes)
-            upright_vyx = _blend(turned_yxc, segmenter, with_members, before_window).flip([axis + 1 for axis in axes])
-            yield upright_vyx.transpose(1, 2) if transposed else upright_vyx
-
-    return reduce(torch.add, turned_back()) / len(symmetries)
+    """Return the values (V, Y, X) of a region of a plane, averaged over its symmetries: see `_window_values`."""
+    plane_yx = image.shape[0], image.shape[1]
+    turned_back = (
+        turn.undo(_blend(turn.of(image), turn.region_of(region, plane_yx), segmenter, with_members, before_window))
+        for turn in turns
+    )
+    # in place: of a large plane these are gigabytes
+    return reduce(Tensor.add_, turned_back).div_(len(turns))
 
 
 def _blend(
-    image_yxc: npt.NDArray[np.float32], segmenter: Segmenter, with_members: bool, before_window: Callable[[], None]
+    image: PlaneImage, region: Region, segmenter: Segmenter, with_members: bool, before_window: Callable[[], None]
 ) -> Tensor:
-    """Return the values (V, Y, X) of one plane from those of its windows."""
+    """Return the values (V, Y, X) of a region of a plane from those of the windows that cover it."""
     tiling, device, precision = segmenter.inference.tiling, segmenter.device, segmenter.precision
-    shape_yx = image_yxc.shape[0], image_yxc.shape[1]
-    blend = Blend(tiling, shape_yx)
-    image_byxc = torch.from_numpy(np.ascontiguousarray(tiling.pad(image_yxc)))[None].to(device)
-    for window in tiling.windows(shape_yx):
+    plane_yx = image.shape[0], image.shape[1]
+    blend = Blend(tiling, plane_yx, region)
+    for window in tiling.windows(plane_yx, region):
         before_window()
+        image_yxc = np.ascontiguousarray(tiling.read(image, window))
         # a permuted (B, Y, X, C) tensor already has the channels-last layout
-        tile_bcyx = image_byxc[:, *window].contiguous().permute(0, 3, 1, 2)
+        tile_bcyx = torch.from_numpy(image_yxc)[None].to(device).permute(0, 3, 1, 2)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             blend.add(window, _window_values(tile_bcyx, segmenter.network, with_members))
     return blend.result()

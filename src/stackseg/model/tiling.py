@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stackseg.model.plane_image import PlaneImage, Region
+
 # the deepest smp encoders halve the image five times
 MULTIPLE = 32
 
@@ -46,21 +48,32 @@ class Tiling:
         height, width = (self._window(size) for size in self.padded_shape(shape_yx))
         return height, width
 
-    def pad(self, image_yxc: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Mirror a plane (Y, X, C) beyond its lower and right edges up to multiples of 32."""
-        shape_yx = image_yxc.shape[0], image_yxc.shape[1]
-        beyond = [(0, want - have) for want, have in zip(self.padded_shape(shape_yx), shape_yx, strict=True)]
-        return np.pad(image_yxc, [*beyond, (0, 0)], mode="symmetric") if any(map(any, beyond)) else image_yxc
+    def read(self, image: PlaneImage, window: Region) -> npt.NDArray[np.float32]:
+        """Return the pixels (Y, X, C) of a window; beyond its lower and right edges the plane is mirrored."""
+        inside, beyond = [], []
+        for part, size in zip(window, image.shape[:2], strict=True):
+            missing = max(0, part.stop - size)
+            inside.append(slice(max(0, min(part.start, size - missing)), min(part.stop, size)))
+            beyond.append((0, missing))
+        pixels_yxc = image[inside[0], inside[1]]
+        if any(map(any, beyond)):
+            pixels_yxc = np.pad(pixels_yxc, [*beyond, (0, 0)], mode="symmetric")
+        top, left = (part.start - read.start for part, read in zip(window, inside, strict=True))
+        return pixels_yxc[top:, left:]
 
-    def windows(self, shape_yx: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-        """Yield the windows (rows, columns) that cover a plane once it is padded, row by row."""
+    def windows(self, shape_yx: tuple[int, int], region: Region) -> Iterator[Region]:
+        """Yield the windows that cover a region of a plane once it is padded, row by row."""
         padded_yx = self.padded_shape(shape_yx)
         height, width = self.window_shape(shape_yx)
         for top in self._starts(padded_yx[0], height):
             for left in self._starts(padded_yx[1], width):
-                yield slice(top, top + height), slice(left, left + width)
+                window = slice(top, top + height), slice(left, left + width)
+                if all(
+                    part.start < one.stop and one.start < part.stop for part, one in zip(window, region, strict=True)
+                ):
+                    yield window
 
-    def weights(self, window: tuple[slice, slice], shape_yx: tuple[int, int]) -> Tensor:
+    def weights(self, window: Region, shape_yx: tuple[int, int]) -> Tensor:
         """Return the blending weights (Y, X) of one window of a plane; 1 towards the plane's own edges."""
         rows, columns = (self._ramp(part, size) for part, size in zip(window, self.padded_shape(shape_yx), strict=True))
         return torch.outer(rows, columns)
@@ -95,7 +108,7 @@ class Tiling:
 
 
 class Blend:
-    """Weighted mean of windows over one plane, on the device where they were computed.
+    """Weighted mean of windows over a region of one plane, on the device where they were computed.
 
     Parameters
     ----------
@@ -103,30 +116,43 @@ class Blend:
         The geometry.
     shape_yx
         Shape of the plane before padding.
+    region
+        Of the plane.
     """
 
-    def __init__(self, tiling: Tiling, shape_yx: tuple[int, int]) -> None:
+    def __init__(self, tiling: Tiling, shape_yx: tuple[int, int], region: Region) -> None:
         self._tiling = tiling
         self._shape_yx = shape_yx
+        self._region = region
         self._weighted_cyx = torch.empty(0)
         self._weight_yx = torch.empty(0)
 
-    def add(self, window: tuple[slice, slice], values_cyx: Tensor) -> None:
-        """Add the values (C, Y, X) of one window."""
-        padded_yx = self._tiling.padded_shape(self._shape_yx)
-        if values_cyx.shape[1:] == padded_yx:  # the only window
-            self._weighted_cyx, self._weight_yx = values_cyx, values_cyx.new_ones(1, 1)
+    def add(self, window: Region, values_cyx: Tensor) -> None:
+        """Add the values (C, Y, X) of one window; what lies outside the region is left out."""
+        if values_cyx.shape[1:] == self._tiling.padded_shape(self._shape_yx):  # the only window
+            self._weighted_cyx = values_cyx[:, *self._region]
             return
         if not self._weight_yx.numel():
-            self._weighted_cyx = values_cyx.new_zeros(len(values_cyx), *padded_yx)
-            self._weight_yx = values_cyx.new_zeros(padded_yx)
+            height, width = (part.stop - part.start for part in self._region)
+            self._weighted_cyx = values_cyx.new_zeros(len(values_cyx), height, width)
+            self._weight_yx = values_cyx.new_zeros(height, width)
         weights_yx = self._tiling.weights(window, self._shape_yx).to(values_cyx.device)
-        self._weighted_cyx[:, *window] += values_cyx * weights_yx
-        self._weight_yx[window] += weights_yx
+        of_window = _shared(window, self._region, window)
+        of_region = _shared(window, self._region, self._region)
+        self._weighted_cyx[:, *of_region] += values_cyx[:, *of_window] * weights_yx[of_window]
+        self._weight_yx[of_region] += weights_yx[of_window]
 
     def result(self) -> Tensor:
-        """Return the blended values (C, Y, X) of the plane as it was before padding."""
-        height, width = self._shape_yx
-        if self._weight_yx.numel() > 1:
+        """Return the blended values (C, Y, X) of the region."""
+        if self._weight_yx.numel():
             self._weighted_cyx /= self._weight_yx
-        return self._weighted_cyx[:, :height, :width]
+        return self._weighted_cyx
+
+
+def _shared(one: Region, other: Region, seen_from: Region) -> Region:
+    """Return what two regions share, counted from the start of a third."""
+    rows, columns = (
+        slice(max(a.start, b.start) - c.start, min(a.stop, b.stop) - c.start)
+        for a, b, c in zip(one, other, seen_from, strict=True)
+    )
+    return rows, columns
