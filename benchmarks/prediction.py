@@ -31,6 +31,7 @@ from stackseg.environment import apply_quiet_environment
 from stackseg.intake.sample import write_sample
 from stackseg.model.bundle import Bundle, load_bundle
 from stackseg.model.devices import hardware_name, has_bf16
+from stackseg.model.plane_image import whole
 from stackseg.params import read_params
 from stackseg.params.inference import Runtime
 from stackseg.prediction.outputs import plan_outputs
@@ -109,7 +110,7 @@ def to_file(image: Path, bundle: Bundle) -> None:
 @torch.inference_mode()
 def forward(bundle: Bundle, num_planes: int) -> None:
     """Have the network compute as many windows as `predict` does, from memory."""
-    windows = list(bundle.inference.tiling.windows((SIDE, SIDE)))
+    windows = list(bundle.inference.tiling.windows((SIDE, SIDE), whole((SIDE, SIDE))))
     height, width = bundle.inference.tiling.window_shape((SIDE, SIDE))
     image = torch.rand(1, bundle.inference.network.in_channels, height, width)
     image = image.contiguous(memory_format=torch.channels_last)
