@@ -3,8 +3,8 @@
     python docs/make_results.py PROJECT [PROJECT …] [--data RECIPE TEXT]
 
 PROJECT is a project made by `stackseg new --recipe` whose outputs/ are those of the recipe. Where its registry holds
-them, the page also tells two more versions: the original's setting, with what `stackseg promote` said if that was
-champion, and the recipe with `split.method=random`, which shows what leaks. The page says how each is made.
+them, the page also tells two more versions: the original's setting, with what the recipe gains over it on the same
+planes, and the recipe with `split.method=random`, which shows what leaks. The page says how each is made.
 `--data` says what a recipe was scored on where that is not the published set.
 """
 
@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 from make_pictures import PICTURES, reduce_picture
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from stackseg.evaluation.bootstrap import Interval
-from stackseg.evaluation.evaluate import Evaluation
-from stackseg.model.bundle import read_spec
+from stackseg.dataset.records import Catalog, read_catalog
+from stackseg.evaluation.bootstrap import MIN_UNITS, Interval, bootstrap_interval, gain_of_same_classes
+from stackseg.evaluation.evaluate import TILE, Evaluation, PlaneCounts, count_planes, independent_units
+from stackseg.model.bundle import load_bundle, read_spec
 from stackseg.params import Params, read_params
 from stackseg.recipes.recipe import Recipe, read_recipe
-from stackseg.registry.versions import ChampionChange, RegisteredModel, read_registered_model
+from stackseg.registry.versions import RegisteredModel, bundle_at, read_registered_model
 from stackseg.tracking.store import open_store_to_read
 
 PAGE = Path(__file__).parent / "results.md"
@@ -90,8 +92,10 @@ def _section(project: Path, notes: dict[str, str]) -> Iterator[str]:
     best = mine[0]
     yield f"## {recipe.title}\n"
     yield f"{recipe.about}\n\nData: {recipe.data}; scored on: {_data_note(project, notes)}\n"
-    yield from _scores(best, _original(runs, best, recipe), leaky[0] if leaky else None)
-    yield from _gain(best, model.history, recipe)
+    original = _original(runs, best, recipe)
+    yield from _scores(best, original, leaky[0] if leaky else None)
+    if original is not None:
+        yield from _gain(best, original, recipe, project, params)
     yield from _quantities(best.evaluation, recipe.title)
     yield from _picture(best, params.project.model_name)
     yield from _how(best, params.project.model_name)
@@ -158,20 +162,45 @@ def _field_scores(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def _gain(best: ScoredRun, history: tuple[ChampionChange, ...], recipe: Recipe) -> Iterator[str]:
-    """Yield what the gate measured when the recipe's version followed the original's setting."""
-    for change in history:
-        gain = change.figures.get("gain")
-        if change.to_version != best.version or gain is None:
-            continue
-        figures, origin = change.figures, recipe.original
-        about = "" if origin is None else f" ({origin.about})"
-        yield (
-            f"Against the original's setting{about} on the same planes: mean IoU {figures['challenger_mean_iou']:.4f} "
-            f"against {figures['champion_mean_iou']:.4f}, gain {gain[0]:+.4f} to {gain[1]:+.4f} (paired, "
-            f"{figures['num_units']} units: {figures['unit']}).\n"
-        )
-        return
+def _gain(best: ScoredRun, original: ScoredRun, recipe: Recipe, project: Path, params: Params) -> Iterator[str]:
+    """Yield how much the recipe gains over the original's setting on the same planes, with a paired interval."""
+    catalog = read_catalog(project / "outputs" / "catalog.json")
+    counts = [_counts(one, catalog, project, params) for one in (best, original)]
+    unit, units = independent_units(counts[0], catalog, params.evaluate)
+    if len(units) >= MIN_UNITS:
+        place = {one.ref: number for number, one in enumerate(counts[0])}
+        pairs = [
+            [np.sum([one[place[plane.ref]].counts_cc for plane in group], axis=0) for one in counts] for group in units
+        ]
+        about = f"{len(units)} units: {unit}"
+    else:
+        pairs = [*zip(*(np.concatenate([plane.tiles_tcc for plane in one]) for one in counts), strict=True)]
+        planes = "one test plane" if len(counts[0]) == 1 else f"{len(counts[0])} test planes"
+        about = f"{len(pairs)} tiles of {TILE}² pixels of {planes}, so it says nothing of others"
+    pairs_u2cc = np.array(pairs)
+    gain_of = gain_of_same_classes(pairs_u2cc)
+    interval = bootstrap_interval(
+        pairs_u2cc,
+        gain_of,
+        num_samples=params.evaluate.bootstrap_samples,
+        confidence=params.evaluate.confidence,
+        seed=catalog.seed,
+        lowest=-1.0,
+    )
+    yield (
+        f"The original's setting: {recipe.original.about if recipe.original else ''}. Against it the recipe gains "
+        f"{gain_of(pairs_u2cc.sum(axis=0)):+.4f} in mean IoU ({interval.low:+.4f} to {interval.high:+.4f}, paired, "
+        f"{about}).\n"
+    )
+
+
+def _counts(one: ScoredRun, catalog: Catalog, project: Path, params: Params) -> list[PlaneCounts]:
+    with bundle_at(f"models:/{params.project.model_name}/{one.version}", f"version {one.version}") as folder:
+        bundle = load_bundle(folder)
+        # the sums are of the test part that it was trained without
+        if catalog.digest() != one.evaluation.catalog_digest:
+            raise SystemExit(f"{project}: version {one.version} was scored on another split")
+        return count_planes(bundle, catalog, project / "data", params.evaluate)
 
 
 def _quantities(evaluation: Evaluation, title: str) -> Iterator[str]:
@@ -212,8 +241,8 @@ def _how(best: ScoredRun, name: str) -> Iterator[str]:
         changes = [change for key, value in original.params.items() for change in _overrides(key, value)]
         yield "dvc repro catalog"
         yield "# the original's setting"
-        yield " \\\n  ".join(["dvc exp run --temp", *(f"-S '{one}'" for one in changes)]) + " && stackseg promote"
-    yield "dvc repro && stackseg promote                # the recipe"
+        yield " \\\n  ".join(["dvc exp run --temp", *(f"-S '{one}'" for one in changes)])
+    yield "dvc repro                                    # the recipe"
     if best.split != "random":
         yield "dvc exp run --temp -S split.method=random -S split.gap=0   # what leaks"
     yield "```\n"
