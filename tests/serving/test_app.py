@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import json
 import socket
 import threading
 import time
@@ -15,6 +17,7 @@ import psutil
 import pytest
 import requests
 import tifffile
+from PIL import Image
 
 from served_projects import answering, request, tiff
 from stackseg.dataset.files.stack import open_stack
@@ -76,7 +79,7 @@ def test_the_other_routes_are_mlflows(url: str, path: str, text: str | None) -> 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/", 404), ("GET", "/docs", 404), ("GET", "/openapi.json", 404), ("POST", "/invocations/", 404),
-     ("GET", "/invocations", 405), ("POST", "/ping", 405)],
+     ("GET", "/invocations", 405), ("GET", "/segment", 405), ("POST", "/ping", 405)],
 )  # fmt: skip
 def test_an_address_that_is_none(url: str, method: str, path: str, status: int) -> None:
     response = requests.request(method, f"{url}{path}", timeout=10, headers={"Host": "evil.example"})
@@ -133,6 +136,79 @@ def test_a_file_is_opened_and_decoded_once(url: str, monkeypatch: pytest.MonkeyP
         )
     assert post(url, tiff(PLANE)).ok
     assert calls == ["__init__", "page"]
+
+
+def send(url: str, image: bytes, kind: str = "image/tiff", query: str = "") -> requests.Response:
+    """Send a file through the plain door."""
+    return requests.post(f"{url}/segment{query}", data=image, headers={"Content-Type": kind}, timeout=60)
+
+
+class TestPlainDoor:
+    @pytest.mark.parametrize("kind", ["image/tiff", "image/png"])
+    @pytest.mark.parametrize("output", [None, "tiff", "png", "npz"])
+    def test_a_mask_is_that_of_invocations_in_the_images_form(self, url: str, kind: str, output: str | None) -> None:
+        file = io.BytesIO()
+        Image.fromarray(PLANE).save(file, "PNG")
+        image = tiff(PLANE) if kind == "image/tiff" else file.getvalue()
+        response = send(url, image, kind, f"?output={output}&tta=flips" if output else "?tta=flips")
+        form = output or kind.removeprefix("image/")
+        expected = post(url, image, output=form, tta="flips").json()["predictions"][0]
+        assert response.status_code == 200
+        assert response.headers["content-type"] == {"npz": "application/octet-stream"}.get(form, f"image/{form}")
+        if form == "npz":
+            with (
+                np.load(io.BytesIO(response.content)) as mine,
+                np.load(io.BytesIO(base64.b64decode(expected["mask"]))) as other,
+            ):
+                np.testing.assert_array_equal(mine["mask"], other["mask"])
+        else:
+            assert response.content == base64.b64decode(expected["mask"])
+
+    def test_headers_say_where_it_comes_from(self, url: str) -> None:
+        expected = post(url, tiff(PLANE // 4)).json()["predictions"][0]
+        headers = send(url, tiff(PLANE // 4), "image/tiff; charset=binary").headers
+        for name in ("bundle_digest", "code_digest"):
+            assert headers[f"Stackseg-{name.replace('_', '-')}"] == expected[name]
+        for name in ("classes", "fractions", "shape", "warnings"):
+            assert json.loads(headers[f"Stackseg-{name}"]) == expected[name]
+        assert expected["warnings"]
+        assert "Stackseg-Num-Objects" not in headers
+
+    @pytest.mark.parametrize("kind", ["", "application/x-www-form-urlencoded", "application/json", "image/jpeg"])
+    def test_another_content_type_is_refused(self, url: str, kind: str) -> None:
+        assert "Content-Type: image/tiff or image/png" in refusal(send(url, tiff(PLANE), kind), 415)
+
+    @pytest.mark.parametrize(
+        ("query", "told"),
+        [
+            ("outptu=png", "an unknown parameter"),
+            ("tta=maybe", 'parameter "tta": a value that it cannot have'),
+            ("plane=all", 'parameter "plane": a value that it cannot have; expected a whole number'),
+            ("plane=9", 'parameter "plane": plane 9 of 1'),
+            ("ignore_voxel_size=perhaps", "expected true or false"),
+            ("probabilities=true", "probabilities in an answer of one mask; expected output=npz"),
+        ],
+    )
+    def test_params_are_refused_as_elsewhere(self, url: str, query: str, told: str) -> None:
+        sentence = refusal(send(url, tiff(PLANE), query=f"?{query}"), 400)
+        assert told in sentence
+        assert "maybe" not in sentence
+
+    def test_params_of_an_address(self, url: str) -> None:
+        stack = tiff(np.stack([PLANE, PLANE[::-1]]), metadata={"axes": "ZYX"})
+        response = send(url, stack, query="?plane=1&output=npz&probabilities=true&ignore_voxel_size=true")
+        with np.load(io.BytesIO(response.content)) as arrays:
+            assert arrays["mask"].shape == (1, *PLANE.shape)
+            assert arrays["probabilities"].shape == (1, 3, *PLANE.shape)
+
+    def test_limits_are_those_of_the_other_door(self, url: str) -> None:
+        assert "an empty file" in refusal(send(url, b""), 400)
+        assert "neither TIFF nor PNG" in refusal(send(url, b"hello"), 400)
+        large = tiff(np.zeros((1024, 1024), np.uint8), compression="zlib")
+        assert "1.0 megapixels" in refusal(send(url, large), 400)
+        # the server may have said no and hung up while we are still sending
+        with contextlib.suppress(requests.ConnectionError):
+            refusal(send(url, bytes(4_000_000)), 413)
 
 
 def forged() -> bytes:

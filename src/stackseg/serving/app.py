@@ -26,6 +26,7 @@ from stackseg.errors import StacksegError
 from stackseg.model.bundle import load_bundle
 from stackseg.model.code_digest import code_digest
 from stackseg.model.segment import segment
+from stackseg.serving.plain import parse_plain, plain_answer
 from stackseg.serving.pyfunc import SegmentationModel, registered_as
 from stackseg.serving.request import Limits, RequestParams, check_content_type, parse_body
 
@@ -34,7 +35,9 @@ T = TypeVar("T")
 
 RETRY_SECONDS = 5
 JSON = "application/json"
-ROUTES = "nothing answers to this path and method: there are POST /invocations; GET /ping, /health and /version"
+ROUTES = (
+    "nothing answers to this path and method: there are POST /invocations; GET /ping, /health, /version; POST /segment"
+)
 OVER_TIME = "the request took longer than the server allows: send a smaller image, or start it with a larger --timeout"
 
 
@@ -99,7 +102,7 @@ class Cores:
 
 
 class ScoringApp:
-    """Segments what is posted to /invocations, within limits.
+    """Segments what is posted to /invocations or /segment, within limits.
 
     Work ends between two windows once its client has left or its time is over, and a full queue refuses at once.
 
@@ -123,6 +126,7 @@ class ScoringApp:
         app = Starlette(
             routes=[
                 Route("/invocations", self._invocations, methods=["POST"]),
+                Route("/segment", self._plain, methods=["POST"]),
                 Route("/ping", _ping),
                 Route("/health", _ping),
                 Route("/version", _version),
@@ -135,13 +139,35 @@ class ScoringApp:
     async def _invocations(self, request: Request) -> Response:
         self._require_room()
         check_content_type(request.headers.get("content-type", ""))
+
+        def reply(answers: list[dict[str, Any]]) -> Response:
+            return Response(json.dumps({"predictions": answers}), media_type=JSON)
+
+        return await self._answer(request, lambda body: parse_body(body, self._limits.max_images), reply)
+
+    async def _plain(self, request: Request) -> Response:
+        self._require_room()
+        params = parse_plain(request.headers.get("content-type", ""), request.query_params)
+
+        def reply(answers: list[dict[str, Any]]) -> Response:
+            mask, headers = plain_answer(answers[0], params.output)
+            return Response(mask, headers=headers)
+
+        return await self._answer(request, lambda body: ([bytes(body)], params), reply)
+
+    async def _answer(
+        self,
+        request: Request,
+        parse: Callable[[bytearray], tuple[list[bytes], RequestParams]],
+        reply: Callable[[list[dict[str, Any]]], Response],
+    ) -> Response:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 body = await self._read(request)
-                images, params = await asyncio.to_thread(parse_body, body, self._limits.max_images)
+                images, params = await asyncio.to_thread(parse, body)
                 del body
                 self._require_room()
-                return await self._segment(request, images, params)
+                return await self._segment(request, images, params, reply)
         except TimeoutError:
             raise HTTPException(504, OVER_TIME) from None
 
@@ -162,7 +188,13 @@ class ScoringApp:
             "larger --max-megabytes",
         )
 
-    async def _segment(self, request: Request, images: list[bytes], params: RequestParams) -> Response:
+    async def _segment(
+        self,
+        request: Request,
+        images: list[bytes],
+        params: RequestParams,
+        reply: Callable[[list[dict[str, Any]]], Response],
+    ) -> Response:
         """Wait for the work or for the client to leave, whichever comes first."""
         model, ended = self.model, threading.Event()
 
@@ -170,8 +202,8 @@ class ScoringApp:
             if ended.is_set():
                 raise _EndedError
 
-        def work() -> bytes:
-            return json.dumps({"predictions": model.respond(images, params, check)}).encode()
+        def work() -> Response:
+            return reply(model.respond(images, params, check))
 
         done = asyncio.wrap_future(self._cores.submit(work))
         left = asyncio.ensure_future(request.receive())  # after the body, nothing else is to come
@@ -179,7 +211,7 @@ class ScoringApp:
             await asyncio.wait((done, left), return_when=asyncio.FIRST_COMPLETED)
             if not done.done():
                 raise ClientDisconnect
-            return Response(done.result(), media_type=JSON)
+            return done.result()
         finally:
             ended.set()
             done.cancel()
