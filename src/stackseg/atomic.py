@@ -57,6 +57,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(former, ignore_errors=True)
 
 
+def put_once(folder: Path, place: Path) -> None:
+    """Move a folder to its place; where another process has put one there, it stays, and the folder where it is."""
+    try:
+        os.rename(folder, place)
+    except OSError:
+        if not place.is_dir():
+            raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with atomic_file(path) as temporary:

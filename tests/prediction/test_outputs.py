@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stackseg.errors import DataError
-from stackseg.prediction.outputs import plan_outputs, require_free
+from stackseg.errors import DataError, ParamsError
+from stackseg.prediction.outputs import Share, parse_share, plan_outputs, require_free
 
 
 def planned(out: str | Path) -> object:
@@ -95,3 +97,34 @@ def test_only_what_grows_in_a_folder_is_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "m.zarr.part").mkdir()
     assert "--resume goes on with it, --overwrite begins anew" in refusal(tmp_path / "m.zarr", image)
     assert refusal(tmp_path / "m.zarr", image, resume=True) == refusal(tmp_path / "m.zarr", image, overwrite=True) == ""
+
+
+@given(st.integers(0, 50), st.integers(0, 60), st.integers(1, 70))
+def test_shares_divide_the_planes_in_their_order(first: int, num: int, of: int) -> None:
+    planes = range(first, first + num)
+    shares = [Share(number, of).planes(planes) for number in range(1, of + 1)]
+    assert [z for one in shares for z in one] == list(planes)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "-1/3", "a/b", "1/2/3", "", "1.0/2"])
+def test_a_share_that_is_none(text: str) -> None:
+    with pytest.raises(ParamsError, match=r"--part: .* expected I/N with 1 ≤ I ≤ N"):
+        parse_share(text)
+
+
+def test_a_share_wants_a_kind_that_grows_and_overwrites_nothing(tmp_path: Path) -> None:
+    image = tmp_path / "image.tif"
+    image.touch()
+    share = parse_share("2/3")
+    assert (share, parse_share(None)) == (Share(2, 3), Share(1, 1))
+    for out, overwrite, told in (
+        ("m.tif", False, "not written in parts"),
+        ("m.zarr", True, "each part would overwrite"),
+    ):
+        outputs = plan_outputs(f"{tmp_path}/{out}", probabilities=False, uncertainty=False)
+        with pytest.raises(DataError, match=told):
+            require_free(outputs, image, overwrite=overwrite, resume=False, share=share)
+    outputs = plan_outputs(f"{tmp_path}/m.zarr", probabilities=False, uncertainty=False)
+    outputs.part.mkdir()
+    require_free(outputs, image, overwrite=False, resume=False, share=share)

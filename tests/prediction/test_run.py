@@ -27,7 +27,7 @@ from stackseg.errors import DataError, MachineError
 from stackseg.model.bundle import Bundle, load_bundle
 from stackseg.model.segment import SegmentedPlane, segment
 from stackseg.model.uncertainty import entropy
-from stackseg.prediction.outputs import plan_outputs
+from stackseg.prediction.outputs import WHOLE, Share, plan_outputs
 from stackseg.prediction.part import Part
 from stackseg.prediction.run import Options, Prediction, predict
 from stackseg.prediction.writers import tiff
@@ -69,10 +69,21 @@ def expected(source: Planes, bundle: Bundle) -> list[SegmentedPlane]:
 @pytest.fixture
 def run(source: Planes, bundle: Bundle, tmp_path: Path) -> Callable[..., Prediction]:
     def run(
-        out: str, *, resume: bool = False, beside: bool = False, source: Any = source, **options: Any
+        out: str,
+        *,
+        resume: bool = False,
+        beside: bool = False,
+        source: Any = source,
+        share: Share = WHOLE,
+        **options: Any,
     ) -> Prediction:
         outputs = plan_outputs(f"{tmp_path}/{out}", probabilities=beside, uncertainty=beside)
-        given: dict[str, Any] = {"voxel_size_zyx_um": VOXEL_ZYX, "model": "models:/rock/3", "resume": resume}
+        given: dict[str, Any] = {
+            "voxel_size_zyx_um": VOXEL_ZYX,
+            "model": "models:/rock/3",
+            "resume": resume,
+            "share": share,
+        }
         return predict(source, bundle, outputs, Options(**options), **given)
 
     return run
@@ -339,17 +350,112 @@ def test_another_call_is_not_gone_on_with(run: Callable[..., Prediction], monkey
     assert run("m.zarr", resume=True).num_resumed == 4
 
 
+class TestShares:
+    """Several calls fill one result."""
+
+    @pytest.mark.parametrize("out", ["m.zarr", "m/"])
+    @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+    def test_in_any_order_they_give_the_bytes_of_one_call(
+        self, out: str, order: tuple[int, ...], run: Callable[..., Prediction], tmp_path: Path
+    ) -> None:
+        whole = run(f"whole{out[1:]}", beside=True)
+        done = [run(out, beside=True, share=Share(number, 3)) for number in order]
+        assert [one.num_waiting for one in done] == [2, 1, 0]
+        assert [len(one.written) for one in done] == [0, 0, 3]
+        assert sum(one.num_planes for one in done) == whole.num_planes == 4
+        assert np.sum([one.pixels for one in done], 0).tolist() == list(whole.pixels)
+        for here, there in zip(done[-1].written, whole.written, strict=True):
+            assert tree(here) == tree(there)
+        assert not (tmp_path / f"{out.strip('/')}.part").exists()
+
+    def test_more_shares_than_planes(self, run: Callable[..., Prediction], tmp_path: Path) -> None:
+        whole = run("whole.zarr", slices="1:4")
+        done = [run("m.zarr", slices="1:4", share=Share(number, 5)) for number in (1, 2, 3, 4, 5)]
+        assert sorted(one.num_planes for one in done) == [0, 0, 1, 1, 1]
+        assert tree(tmp_path / "m.zarr") == tree(tmp_path / "whole.zarr")
+        assert np.sum([one.pixels for one in done], 0).tolist() == list(whole.pixels)
+
+    def test_they_are_of_one_call(self, run: Callable[..., Prediction]) -> None:
+        run("m.zarr", share=Share(1, 2))
+        with pytest.raises(DataError, match="begun with other tta"):
+            run("m.zarr", share=Share(2, 2), tta="flips")
+        with pytest.raises(DataError, match="begun with other parts"):
+            run("m.zarr", share=Share(2, 3))
+        with pytest.raises(DataError, match=r"m\.zarr\.part: part 1/2 was begun before\. --resume goes on with it"):
+            run("m.zarr", share=Share(1, 2))
+        assert run("m.zarr", share=Share(1, 2), resume=True).num_resumed == 2
+
+    @pytest.mark.parametrize("fault", [DataError("broken"), KeyboardInterrupt()])
+    def test_one_that_was_broken_off_is_gone_on_with(
+        self,
+        fault: BaseException,
+        run: Callable[..., Prediction],
+        expected: list[SegmentedPlane],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def broken(*_: Any, planes: range, **__: Any) -> Iterator[SegmentedPlane]:
+            yield from (expected[z] for z in planes if z < 3)
+            raise fault
+
+        with monkeypatch.context() as there:
+            there.setattr(module, "segment", broken)
+            with pytest.raises(type(fault)):
+                run("m.zarr", beside=True, share=Share(2, 2))
+        assert run("m.zarr", beside=True, share=Share(1, 2)).num_waiting == 1
+        done = run("m.zarr", beside=True, share=Share(2, 2), resume=True)
+        whole = run("whole.zarr", beside=True)
+        for here, there_ in zip(done.written, whole.written, strict=True):
+            assert tree(here) == tree(there_)
+
+    def test_one_that_failed_at_its_first_plane_may_begin_again(
+        self, run: Callable[..., Prediction], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any, **__: Any) -> Iterator[SegmentedPlane]:
+            raise DataError("broken")
+            yield
+
+        with monkeypatch.context() as there:
+            there.setattr(module, "segment", broken)
+            with pytest.raises(DataError):
+                run("m.zarr", share=Share(1, 2))
+        assert run("m.zarr", share=Share(1, 2)).num_waiting == 1
+
+    @pytest.mark.slow
+    def test_processes_at_once(self, trained: tuple[Any, Any], tmp_path: Path) -> None:
+        image_zyx = tiny_stack(9, seed=5)[0]
+        tifffile.imwrite(tmp_path / "in.tif", image_zyx, photometric="minisblack", metadata={"axes": "ZYX"})
+        words = ["--probabilities", "--model", str(trained[0].folder / "model"), "--device", "cpu"]
+        entry = [sys.executable, "-c", "from stackseg.cli.main import run; run()", "predict", "in.tif"]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        calls = [
+            subprocess.Popen(
+                [*entry, "m.zarr", *words, "--part", f"{number}/3"], cwd=tmp_path, env=env, stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in (1, 2, 3)
+        ]  # fmt: skip
+        said = [one.communicate()[0] for one in calls]
+        assert [one.returncode for one in calls] == [0, 0, 0]
+        assert sum("m.zarr: whole, all 3 parts are there" in one for one in said) >= 1
+        subprocess.run([*entry, "whole.zarr", *words], cwd=tmp_path, env=env, check=True, stdout=subprocess.DEVNULL)
+        assert tree(tmp_path / "m.zarr") == tree(tmp_path / "whole.zarr")
+        assert tree(tmp_path / "m_probabilities.zarr") == tree(tmp_path / "whole_probabilities.zarr")
+        left = {one.name for one in tmp_path.iterdir()}
+        assert left == {"in.tif", "m.zarr", "m_probabilities.zarr", "whole.zarr", "whole_probabilities.zarr"}
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from stackseg.cli.main import run
 from stackseg.prediction.part import Part
 noted, note = [], Part.note
-def note_or_die(self, plane):
+def note_or_die(self, place, plane):
     noted.append(plane)
     if len(noted) == 3:
         os.kill(os.getpid(), signal.SIGKILL)  # the third plane is there, and nothing says so
-    note(self, plane)
+    note(self, place, plane)
 Part.note = note_or_die
 run()
 """

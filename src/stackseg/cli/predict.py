@@ -12,6 +12,7 @@ import typer
 from stackseg.cli.console import count_of_planes, counting_pixels, say, swatch, table, warn
 from stackseg.cli.project import load_params, registry_to_load
 from stackseg.cli.stages import Device
+from stackseg.errors import ParamsError
 
 PANEL = "Using a model"
 
@@ -64,6 +65,14 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an earlier call was broken off (.zarr and folders).")
     ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Segment the Ith of N shares of the planes, as N calls on a cluster do; the last to end puts OUT in "
+            "its place (.zarr and folders).",
+        ),
+    ] = None,
     axes: Axes = None,
     level: Annotated[
         int, typer.Option(min=0, help="Level of an OME-Zarr's pyramid: 0 is the full size, 1 the next smaller.")
@@ -93,14 +102,15 @@ def predict(
     from stackseg.model.bundle import load_bundle
     from stackseg.model.devices import pick_device
     from stackseg.model.orthogonal import require_isotropic
-    from stackseg.prediction.outputs import plan_outputs, require_free
+    from stackseg.prediction.outputs import parse_share, plan_outputs, require_free
     from stackseg.prediction.run import Options
     from stackseg.prediction.run import predict as predict_into
     from stackseg.serving.decode import naming
     from stackseg.serving.drift import measure_drift, require_voxel_size
 
     outputs = plan_outputs(out, probabilities=probabilities, uncertainty=uncertainty)
-    require_free(outputs, image, overwrite=overwrite, resume=resume)
+    share = parse_share(part)
+    require_free(outputs, image, overwrite=overwrite, resume=resume, share=share)
     reference = name_of(model)
     with open_input(image, axes=axes, level=level) as stack, bundle_folder(reference) as folder:
         planes_of(slices, len(stack))
@@ -114,6 +124,12 @@ def predict(
         for sentence in drift.sentences():
             warn(f"{image}: {sentence}")
         if bundle.inference.orthogonal if orthogonal is None else orthogonal:
+            if part:
+                raise ParamsError(
+                    "sections across go through all planes",
+                    where="--part",
+                    remedy="leave --part out, or segment planes alone by --planes",
+                )
             require_isotropic(stack.info.voxel_size_zyx_um, str(image))
             say("all sections are computed before the first plane is written")
         with counting_pixels("segmenting") as progress:
@@ -125,20 +141,28 @@ def predict(
                 voxel_size_zyx_um=stack.info.voxel_size_zyx_um,
                 model=reference,
                 resume=resume,
+                share=share,
                 progress=progress,
             )
     rows = [
         (index, one.name, swatch(one.display), f"{pixels / max(1, sum(done.pixels)):.4f}")
         for index, (one, pixels) in enumerate(zip(bundle.inference.classes, done.pixels, strict=True))
     ]
-    table(out, ("value", "class", "colour", "share"), rows)
+    title = f"{out}, part {part} of its planes" if part else out
+    table(title, ("value", "class", "colour", "share"), rows)
     if bundle.inference.instances:
         say(f"{out} numbers the objects of each plane from 1: {done.num_objects} in all")
     for path in done.large:
         say(f"{path} has more than 4 GB of pixels and is an OME-BigTIFF: Fiji opens it by Bio-Formats")
     before = f", {done.num_resumed} of them from before" if done.num_resumed else ""
+    told = f"{count_of_planes(done.num_planes)} by bundle {bundle.digest[:12]}{before}"
+    if part:
+        say(f"part {part}: {told}")
+        told = f"whole, all {share.of} parts are there"
+    if done.num_waiting:
+        say(f"{out} is there once all parts are: {done.num_waiting} of {share.of} are still to come")
     for path in done.written:
-        say(f"{path}: {count_of_planes(done.num_planes)} by bundle {bundle.digest[:12]}{before}")
+        say(f"{path}: {told}")
 
 
 def name_of(model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from stackseg.dataset.files.axes import VoxelSize
 from stackseg.dataset.records import ClassRecord
-from stackseg.errors import DataError
+from stackseg.errors import DataError, ParamsError
 
 Kind = Literal["tiff", "ome-tiff", "zarr", "png"]
 Layer = Literal["mask", "probabilities", "uncertainty", "disagreement"]
@@ -51,6 +52,39 @@ class Outputs:
             return self.mask
         suffix = self.mask.name[len(self.mask.name) - len(_suffix(self.mask.name)) :]
         return self.mask.with_name(f"{self.mask.name.removesuffix(suffix)}_{layer}{suffix}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The i-th of n shares of the planes, counted from 1: what one of n calls segments."""
+
+    number: int = 1
+    of: int = 1
+
+    def planes(self, planes: range) -> range:
+        """Return those of the planes that the share has; they follow each other, and are none where n is large."""
+        first, stop = (len(planes) * before // self.of for before in (self.number - 1, self.number))
+        return planes[first:stop]
+
+
+WHOLE = Share()
+
+
+def parse_share(text: str | None) -> Share:
+    """Return the share that I/N names, the whole for None.
+
+    Raises
+    ------
+    ParamsError
+        It is not I/N with 1 ≤ I ≤ N.
+    """
+    if text is None:
+        return WHOLE
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
+    share = Share(int(found[1]), int(found[2])) if found else Share(0)
+    if not 1 <= share.number <= share.of:
+        raise ParamsError(f"{text!r}", expected="I/N with 1 ≤ I ≤ N, e.g. 2/8", where="--part")
+    return share
 
 
 @dataclass(frozen=True)
@@ -97,15 +131,27 @@ def plan_outputs(out: str, *, probabilities: bool, uncertainty: bool) -> Outputs
     return Outputs(kind or "png", path, ("mask", *beside))
 
 
-def require_free(outputs: Outputs, image: Path, *, overwrite: bool, resume: bool) -> None:
+def require_free(outputs: Outputs, image: Path, *, overwrite: bool, resume: bool, share: Share = WHOLE) -> None:
     """Refuse outputs before any work is done.
 
     Raises
     ------
     DataError
         One is there already, lies in the image or around it, or its folder is not there; `resume` does not go with the
-        kind; what an earlier call left is there, and neither `resume` nor `overwrite` says what to do with it.
+        kind; what an earlier call left is there, and neither `resume` nor `overwrite` says what to do with it. A share
+        wants a kind that can be gone on with, and overwrites nothing.
     """
+    in_parts = share != WHOLE
+    if in_parts and not outputs.resumable:
+        raise DataError(
+            "a TIFF is not written in parts", where=str(outputs.mask), remedy="write a .zarr or a folder with --part"
+        )
+    if in_parts and overwrite:
+        raise DataError(
+            "each part would overwrite the others",
+            where="--overwrite",
+            remedy="remove OUT, or name another, with --part",
+        )
     if resume and not outputs.resumable:
         raise DataError(
             "a TIFF cannot be gone on with", where=str(outputs.mask), remedy="write a .zarr or a folder with --resume"
@@ -130,7 +176,7 @@ def require_free(outputs: Outputs, image: Path, *, overwrite: bool, resume: bool
                 where=str(path),
                 remedy="it is not replaced: name another, or remove it yourself",
             )
-    if outputs.resumable and outputs.part.exists() and not (resume or overwrite):
+    if outputs.resumable and outputs.part.exists() and not (resume or overwrite or in_parts):
         raise DataError(
             "an earlier call was broken off",
             where=str(outputs.part),

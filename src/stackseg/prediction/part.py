@@ -5,74 +5,116 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stackseg.atomic import write_text
+from stackseg.atomic import put_once, write_text
 from stackseg.errors import DataError
-from stackseg.prediction.outputs import Layer, Outputs
+from stackseg.prediction.outputs import WHOLE, Layer, Outputs, Share
 
 _RECORD = "begun.json"
-_DONE = "done.jsonl"
 
 
 class Part:
     """`OUT.part`: a folder for each layer, what it was begun with, and a line for each plane that is there whole.
 
+    Several calls may fill it, each with its share of the planes: each notes its own, and the last puts the layers in
+    their places.
+
     Parameters
     ----------
     record
         All that decides the pixels; only what was begun with an equal one is gone on with.
+    planes
+        All that are to be written.
+    share
+        Those of them that this call writes.
     resume
-        Go on with what is there, if anything is; else it is removed.
+        Go on with what is there of the share, if anything is; else it is removed.
 
     Raises
     ------
     DataError
-        What is there was begun with another record.
+        What is there was begun with another record, or the share was begun before and is not to be gone on with.
     """
 
-    def __init__(self, outputs: Outputs, record: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, outputs: Outputs, record: Mapping[str, Any], planes: range, share: Share, *, resume: bool
+    ) -> None:
         self._outputs = outputs
+        self._planes = planes
+        self._share = share
         self.folder = outputs.part
         self.done: list[dict[str, Any]] = []
-        """What was said of each plane that is there, in their order."""
-        if resume and (self.folder / _RECORD).exists():
-            self._require_same(record)
-            lines = (self.folder / _DONE).read_text("utf-8").splitlines(keepends=True)
-            # a kill may cut the last line
-            self.done = [json.loads(line) for line in lines if line.endswith("\n")]
-        if self.done:
-            write_text(self.folder / _DONE, "".join(f"{json.dumps(one)}\n" for one in self.done))
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        write_text(self.folder / _DONE, "")
-        write_text(self.folder / _RECORD, json.dumps(record, indent=2) + "\n")
+        """What was said of each plane of the share that is there, in their order."""
+        if share == WHOLE and not resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._begin(record)
+        self._require_same(record)
+        if resume:
+            self.done = list(self._noted(share).values())
+        elif self._notes(share).exists():
+            raise DataError(
+                f"part {share.number}/{share.of} was begun before",
+                where=str(self.folder),
+                remedy="--resume goes on with it",
+            )
+        write_text(self._notes(share), "".join(f"{json.dumps(one)}\n" for one in self.done))
 
     def layer(self, layer: Layer) -> Path:
         """Return the folder of a layer."""
         return self.folder / layer
 
-    def note(self, plane: Mapping[str, Any]) -> None:
-        """Note that the next plane is there in all layers."""
-        with (self.folder / _DONE).open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(plane)}\n")
-        self.done.append(dict(plane))
+    def note(self, place: int, plane: Mapping[str, Any]) -> None:
+        """Note that the plane at a place is there in all layers."""
+        noted = {"place": place, **plane}
+        with self._notes(self._share).open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(noted)}\n")
+        self.done.append(noted)
 
-    def finish(self) -> None:
-        """Put the layers in their places, the mask last."""
-        for layer in reversed(self._outputs.layers):
-            # one that is not there is in its place, or was not to be had
-            if self.layer(layer).exists():
-                _put(self.layer(layer), self._outputs.path(layer))
-        shutil.rmtree(self.folder)
+    def finish(self) -> int:
+        """Put the layers in their places, the mask last, if all planes are there; return how many shares lack some."""
+        shares = [Share(number, self._share.of) for number in range(1, self._share.of + 1)]
+        waiting = sum(len(self._noted(one)) < len(one.planes(self._planes)) for one in shares)
+        if not waiting:
+            put = _put if self._share == WHOLE else put_once
+            for layer in reversed(self._outputs.layers):
+                # one that is not there is in its place, or was not to be had
+                if self.layer(layer).exists():
+                    put(self.layer(layer), self._outputs.path(layer))
+            shutil.rmtree(self.folder, ignore_errors=self._share != WHOLE)
+        return waiting
 
     def drop_if_empty(self) -> None:
-        """Remove the folder if no plane is there."""
+        """Remove what is there if no plane is: of a share its notes, of the whole the folder."""
         if not self.done:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if self._share == WHOLE:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            else:
+                self._notes(self._share).unlink(missing_ok=True)
+
+    def _notes(self, share: Share) -> Path:
+        return self.folder / f"done_{share.number}_of_{share.of}.jsonl"
+
+    def _noted(self, share: Share) -> dict[int, dict[str, Any]]:
+        """Return what was noted of the planes of a share, by place; a plane that was done twice counts once."""
+        path = self._notes(share)
+        lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+        # a kill may cut the last line
+        noted = [json.loads(line) for line in lines if line.endswith("\n")]
+        return {one["place"]: one for one in noted}
+
+    def _begin(self, record: Mapping[str, Any]) -> None:
+        """Make the folder with its record, unless it is there or another call is quicker."""
+        if (self.folder / _RECORD).exists():
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{self.folder.name}.", dir=self.folder.parent) as made:
+            whole = Path(made) / "part"
+            whole.mkdir()
+            write_text(whole / _RECORD, json.dumps(record, indent=2) + "\n")
+            put_once(whole, self.folder)
 
     def _require_same(self, record: Mapping[str, Any]) -> None:
         begun = json.loads((self.folder / _RECORD).read_text("utf-8"))

@@ -25,7 +25,7 @@ from stackseg.model.uncertainty import entropy
 from stackseg.params.inference import Tta
 from stackseg.prediction.cleaning import absorb_small, drop_small, fill_holes
 from stackseg.prediction.feed import Feed
-from stackseg.prediction.outputs import Described, Layer, Outputs
+from stackseg.prediction.outputs import WHOLE, Described, Layer, Outputs, Share
 from stackseg.prediction.part import Part
 from stackseg.prediction.prefetch import Prefetched
 from stackseg.prediction.writers import tiff
@@ -86,6 +86,8 @@ class Prediction:
     written: tuple[Path, ...]
     large: tuple[Path, ...]
     """Of these, each .tif that became an OME-BigTIFF."""
+    num_waiting: int = 0
+    """How many shares of the planes lack some, so that nothing is in its place yet."""
 
 
 Progress = Callable[[int, int, int], None]
@@ -101,6 +103,7 @@ def predict(
     voxel_size_zyx_um: VoxelSize | None,
     model: str,
     resume: bool = False,
+    share: Share = WHOLE,
     progress: Progress = lambda done, total, pixels: None,
 ) -> Prediction:
     """Segment a stack and write the layers, in memory for a few planes.
@@ -118,6 +121,9 @@ def predict(
         What the files call it.
     resume
         Go on with what an earlier call left.
+    share
+        Those of the planes that this call segments, where several fill one .zarr or folder. The last to end puts it in
+        its place.
 
     Raises
     ------
@@ -126,11 +132,12 @@ def predict(
     MachineError
         A disk is full.
     """
-    planes = planes_of(options.slices, len(source))
+    all_planes = planes_of(options.slices, len(source))
+    planes = share.planes(all_planes)
     spec = bundle.inference
     asked = {name: value for name, value in asdict(options).items() if value}
     provenance = {"version": __version__, "model": model, "digest": bundle.digest, "runtime": spec.runtime, **asked}
-    described = Described(planes, len(source), voxel_size_zyx_um, spec.classes, spec.instances, provenance)
+    described = Described(all_planes, len(source), voxel_size_zyx_um, spec.classes, spec.instances, provenance)
     feeds: list[Feed[FinishedPlane]] = []
 
     def check() -> None:
@@ -140,11 +147,20 @@ def predict(
     with Prefetched(source, min(planes.stop + spec.context_slices, len(source))) as ahead:
         part = None
         if outputs.resumable:
-            part = Part(outputs, _record(ahead, bundle, outputs, options, planes), resume=resume)
+            record = _record(ahead, bundle, outputs, options, all_planes) | {"parts": share.of}
+            part = Part(outputs, record, all_planes, share, resume=resume)
         done = list(part.done) if part else []
-        num_resumed = len(done)
+        num_resumed, num_waiting = len(done), 0
         try:
-            finished = _finished(ahead, bundle, outputs, options, planes, num_resumed, check)
+            finished = _finished(
+                ahead,
+                bundle,
+                outputs,
+                options,
+                planes[num_resumed:],
+                planes.start - all_planes.start + num_resumed,
+                check,
+            )
             # which layers a model has is known by its first plane
             if first := next(finished, None):
                 feeds += [Feed(one) for one in _consumers(outputs, part, first, described)]
@@ -158,7 +174,7 @@ def predict(
                 for feed in feeds:
                     feed.finish()
             if part:
-                part.finish()
+                num_waiting = part.finish()
         except BaseException:
             for feed in feeds:
                 feed.abandon()
@@ -169,10 +185,11 @@ def predict(
     return Prediction(
         num_planes=len(planes),
         num_resumed=num_resumed,
-        pixels=tuple(np.sum([one["pixels"] for one in done], 0).tolist()),
+        pixels=tuple(np.sum([[0] * len(spec.classes), *(one["pixels"] for one in done)], 0).tolist()),
         num_objects=sum(one["objects"] for one in done),
         written=written,
         large=tuple(path for path in written if outputs.kind == "tiff" and _is_ome(path)),
+        num_waiting=num_waiting,
     )
 
 
@@ -182,14 +199,14 @@ def _finished(
     outputs: Outputs,
     options: Options,
     planes: range,
-    num_resumed: int,
+    first_place: int,
     before_window: Callable[[], None],
 ) -> Iterator[FinishedPlane]:
     """Segment what is not there yet, and make of each plane what is written of it."""
     segmented = segment(
         source,
         bundle,
-        planes=planes[num_resumed:],
+        planes=planes,
         probabilities=len(outputs.layers) > 1,
         objects=True,
         disagreement="disagreement" in outputs.layers,
@@ -197,7 +214,7 @@ def _finished(
         orthogonal=options.orthogonal,
         before_window=before_window,
     )
-    for place, plane in enumerate(segmented, start=num_resumed):
+    for place, plane in enumerate(segmented, start=first_place):
         mask_yx, objects_yx = _cleaned(plane, options)
         layers: dict[Layer, npt.NDArray[np.generic]] = {
             "mask": mask_yx if objects_yx is None else objects_yx.astype(np.uint32)
@@ -262,7 +279,7 @@ def _write_folders(
         for plane in planes:
             for layer, array in plane.layers.items():
                 writers[layer].add(plane.place, array)
-            part.note(plane.figures)
+            part.note(plane.place, plane.figures)
     except OSError as error:
         raise cannot_write(outputs.mask, error) from error
 

@@ -26,8 +26,8 @@ class PngLayer:
         self._described = described
         self._coloured = layer == "mask" and not described.instances
         self._digits = len(str(described.num_planes - 1))
-        if not folder.exists():
-            folder.mkdir()
+        folder.mkdir(exist_ok=True)
+        if not (folder / f"{PROVENANCE}.json").exists():
             text = dict(described.provenance) | {
                 "voxel_size_zyx_um": described.voxel_size_zyx_um,
                 "classes": [{"name": one.name, "display": one.display} for one in described.classes],

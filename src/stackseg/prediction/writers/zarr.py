@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import zarr
 from ome_zarr.format import FormatV05
 from ome_zarr.writer import add_metadata, write_multiscales_metadata
 
+from stackseg.atomic import put_once
 from stackseg.prediction.outputs import PROVENANCE, Described, Layer
 
 CHUNK = 512
@@ -35,13 +37,16 @@ class ZarrLayer:
         num_levels = 1
         while max(first.shape[:2]) > CHUNK * 2 ** (num_levels - 1):
             num_levels += 1
-        if folder.exists():
-            group = zarr.open_group(folder, mode="r+", zarr_format=3)
-            self._levels: Sequence[Any] = [group[f"s{level}"] for level in range(num_levels)]
-            return
-        group = zarr.create_group(folder, zarr_format=3)
-        self._levels = [_create(group, level, first, len(described.planes)) for level in range(num_levels)]
-        _describe(group, layer, first.ndim == 3, num_levels, described)
+        if not folder.exists():
+            # several calls may fill one group: it is there as a whole or not at all
+            with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as made:
+                group = zarr.create_group(f"{made}/group", zarr_format=3)
+                for level in range(num_levels):
+                    _create(group, level, first, len(described.planes))
+                _describe(group, layer, first.ndim == 3, num_levels, described)
+                put_once(Path(f"{made}/group"), folder)
+        group = zarr.open_group(folder, mode="r+", zarr_format=3)
+        self._levels: Sequence[Any] = [group[f"s{level}"] for level in range(num_levels)]
 
     def add(self, place: int, plane: npt.NDArray[np.generic]) -> None:
         """Write the plane at a place in all levels."""
@@ -51,12 +56,12 @@ class ZarrLayer:
             array[..., place, :, :] = np.moveaxis(smaller, 2, 0) if smaller.ndim == 3 else smaller
 
 
-def _create(group: zarr.Group, level: int, first: npt.NDArray[np.generic], num_planes: int) -> Any:
+def _create(group: zarr.Group, level: int, first: npt.NDArray[np.generic], num_planes: int) -> None:
     shape_yx = tuple(-(-size // 2**level) for size in first.shape[:2])
     channels = first.shape[2:]
     chunk_yx = tuple(min(CHUNK, size) for size in shape_yx)
     shard_yx = tuple(-(-size // chunk) * chunk for size, chunk in zip(shape_yx, chunk_yx, strict=True))
-    return group.create_array(
+    group.create_array(
         f"s{level}",
         shape=(*channels, num_planes, *shape_yx),
         dtype=first.dtype,
