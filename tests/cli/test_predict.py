@@ -81,3 +81,27 @@ def test_a_model_of_objects_writes_their_numbers(
     assert found.dtype == np.uint32
     np.testing.assert_array_equal(found[11], many_yx)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["one.tif", "one_out.tif", "out.tif"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("m.zarr --workers 2 --part 1/2", "--part and --workers; expected one of them. Leave the others out"),
+        ("m.zarr --scheduler tcp://a:1 --workers 2", "--workers and --scheduler; expected one of them"),
+        ("m.zarr --part 3/2", "--part: '3/2'; expected I/N with 1 ≤ I ≤ N, e.g. 2/8"),
+        ("m.zarr --workers 2 --orthogonal", "--workers: sections across go through all planes. Leave --workers out"),
+        ("m.tif --workers 2", "m.tif: a TIFF is not written by several processes. Write a .zarr or a folder"),
+        ("m.zarr --part 1/2 --overwrite", "--overwrite: several processes would replace what the others write"),
+    ],
+)
+def test_several_processes_are_refused_what_they_cannot_do(model: str, words: str, told: str) -> None:
+    tifffile.imwrite("image.tif", tiny_stack(2, seed=5)[0], photometric="minisblack", metadata={"axes": "ZYX"})
+    command = ["predict", "image.tif", *words.split(), "--model", model, "--device", "cpu"]
+    assert told in str(CliRunner().invoke(app, command).exception)
+    assert [one.name for one in Path.cwd().iterdir()] == ["image.tif"]
+
+
+def test_a_missing_dask_is_named_with_its_extra(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackseg.cli.predict.find_spec", lambda name: None)
+    error = CliRunner().invoke(app, ["predict", "image.tif", "m.zarr", "--workers", "2", "--model", model]).exception
+    assert str(error) == """Dask's scheduler is not installed. `pip install "stackseg[dask]"` installs it"""

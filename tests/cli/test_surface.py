@@ -36,7 +36,7 @@ SURFACE: dict[str, str] = {
     "rollback": "--reason",
     "predict": (
         "IMAGE OUT --axes --device --fill-holes --ignore-voxel-size --level --min-object --model --orthogonal "
-        "--overwrite --part --probabilities --resume --runtime --slices --tta --uncertainty"
+        "--overwrite --part --probabilities --resume --runtime --scheduler --slices --tta --uncertainty --workers"
     ),
     "suggest": "[INPUTS] --axes --device --method --min-distance --model --num --out --tta",
     "serve": "--device --host --max-megabytes --max-megapixels --model --port --timeout --watch --watch-seconds",

@@ -113,18 +113,16 @@ def test_a_share_that_is_none(text: str) -> None:
         parse_share(text)
 
 
-def test_a_share_wants_a_kind_that_grows_and_overwrites_nothing(tmp_path: Path) -> None:
+def test_what_several_write_grows_and_replaces_nothing(tmp_path: Path) -> None:
     image = tmp_path / "image.tif"
     image.touch()
-    share = parse_share("2/3")
-    assert (share, parse_share(None)) == (Share(2, 3), Share(1, 1))
+    assert (parse_share("2/3"), parse_share(None)) == (Share(2, 3), Share(1, 1))
     for out, overwrite, told in (
-        ("m.tif", False, "not written in parts"),
-        ("m.zarr", True, "each part would overwrite"),
+        ("m.tif", False, "not written by several processes"),
+        ("m.zarr", True, "would replace"),
     ):
         outputs = plan_outputs(f"{tmp_path}/{out}", probabilities=False, uncertainty=False)
         with pytest.raises(DataError, match=told):
-            require_free(outputs, image, overwrite=overwrite, resume=False, share=share)
+            require_free(outputs, image, overwrite=overwrite, resume=True, shared=True)
     outputs = plan_outputs(f"{tmp_path}/m.zarr", probabilities=False, uncertainty=False)
-    outputs.part.mkdir()
-    require_free(outputs, image, overwrite=False, resume=False, share=share)
+    require_free(outputs, image, overwrite=False, resume=False, shared=True)

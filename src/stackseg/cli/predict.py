@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,7 @@ import typer
 from stackseg.cli.console import count_of_planes, counting_pixels, say, swatch, table, warn
 from stackseg.cli.project import load_params, registry_to_load
 from stackseg.cli.stages import Device
-from stackseg.errors import ParamsError
+from stackseg.errors import MachineError, ParamsError
 
 PANEL = "Using a model"
 
@@ -73,6 +74,17 @@ def predict(
             "its place (.zarr and folders).",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Segment by so many processes of this machine, which share its cores (Dask)."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Segment by the workers of a Dask scheduler, e.g. tcp://node1:8786 (.zarr, folders).",
+        ),
+    ] = None,
     axes: Axes = None,
     level: Annotated[
         int, typer.Option(min=0, help="Level of an OME-Zarr's pyramid: 0 is the full size, 1 the next smaller.")
@@ -110,10 +122,16 @@ def predict(
 
     outputs = plan_outputs(out, probabilities=probabilities, uncertainty=uncertainty)
     share = parse_share(part)
-    require_free(outputs, image, overwrite=overwrite, resume=resume, share=share)
+    in_tasks = workers is not None or scheduler is not None
+    given = [name for name, value in (("--part", part), ("--workers", workers), ("--scheduler", scheduler)) if value]
+    if len(given) > 1:
+        raise ParamsError(" and ".join(given), expected="one of them", remedy="leave the others out")
+    if in_tasks:
+        require_distributed()
+    require_free(outputs, image, overwrite=overwrite, resume=resume or part is not None, shared=bool(given))
     reference = name_of(model)
     with open_input(image, axes=axes, level=level) as stack, bundle_folder(reference) as folder:
-        planes_of(slices, len(stack))
+        planes = planes_of(slices, len(stack))
         bundle = load_bundle(folder, pick_device(device), runtime)
         for note in stack.info.notes:
             say(f"{image}: {note}")
@@ -124,26 +142,34 @@ def predict(
         for sentence in drift.sentences():
             warn(f"{image}: {sentence}")
         if bundle.inference.orthogonal if orthogonal is None else orthogonal:
-            if part:
+            if given:
                 raise ParamsError(
                     "sections across go through all planes",
-                    where="--part",
-                    remedy="leave --part out, or segment planes alone by --planes",
+                    where=given[0],
+                    remedy=f"leave {given[0]} out, or segment planes alone by --planes",
                 )
             require_isotropic(stack.info.voxel_size_zyx_um, str(image))
             say("all sections are computed before the first plane is written")
+        options = Options(tta, slices, min_object, fill_holes, orthogonal)
         with counting_pixels("segmenting") as progress:
-            done = predict_into(
-                stack,
-                bundle,
-                outputs,
-                Options(tta, slices, min_object, fill_holes, orthogonal),
-                voxel_size_zyx_um=stack.info.voxel_size_zyx_um,
-                model=reference,
-                resume=resume,
-                share=share,
-                progress=progress,
-            )
+            if in_tasks:
+                from stackseg.prediction.cluster import Call, predict_on_cluster  # not every installation has Dask's
+
+                call = Call(image.resolve(), axes, level, outputs.absolute(), options, device, runtime, reference)
+                with _scheduler(scheduler, workers) as address:
+                    done = predict_on_cluster(address, folder, call, planes, progress)
+            else:
+                done = predict_into(
+                    stack,
+                    bundle,
+                    outputs,
+                    options,
+                    voxel_size_zyx_um=stack.info.voxel_size_zyx_um,
+                    model=reference,
+                    resume=resume,
+                    share=share,
+                    progress=progress,
+                )
     rows = [
         (index, one.name, swatch(one.display), f"{pixels / max(1, sum(done.pixels)):.4f}")
         for index, (one, pixels) in enumerate(zip(bundle.inference.classes, done.pixels, strict=True))
@@ -163,6 +189,23 @@ def predict(
         say(f"{out} is there once all parts are: {done.num_waiting} of {share.of} are still to come")
     for path in done.written:
         say(f"{path}: {told}")
+
+
+def require_distributed() -> None:
+    """Raise MachineError if Dask's scheduler is not installed."""
+    if find_spec("distributed") is None:
+        raise MachineError("Dask's scheduler is not installed", remedy='`pip install "stackseg[dask]"` installs it')
+
+
+@contextmanager
+def _scheduler(address: str | None, num_workers: int | None) -> Iterator[str]:
+    from stackseg.prediction.cluster import local_cluster
+
+    if address is not None:
+        yield address
+        return
+    with local_cluster(num_workers or 1) as own:
+        yield own
 
 
 def name_of(model: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,10 @@ class Outputs:
     def part(self) -> Path:
         """The folder in which a .zarr or a folder grows."""
         return self.mask.with_name(f"{self.mask.name}.part")
+
+    def absolute(self) -> Outputs:
+        """Return the same with an absolute path, for processes elsewhere."""
+        return replace(self, mask=self.mask.absolute())
 
     def path(self, layer: Layer) -> Path:
         """Return where a layer is written: OUT itself, or a name with the layer's before the suffix."""
@@ -131,26 +135,25 @@ def plan_outputs(out: str, *, probabilities: bool, uncertainty: bool) -> Outputs
     return Outputs(kind or "png", path, ("mask", *beside))
 
 
-def require_free(outputs: Outputs, image: Path, *, overwrite: bool, resume: bool, share: Share = WHOLE) -> None:
+def require_free(outputs: Outputs, image: Path, *, overwrite: bool, resume: bool, shared: bool = False) -> None:
     """Refuse outputs before any work is done.
 
     Raises
     ------
     DataError
         One is there already, lies in the image or around it, or its folder is not there; `resume` does not go with the
-        kind; what an earlier call left is there, and neither `resume` nor `overwrite` says what to do with it. A share
-        wants a kind that can be gone on with, and overwrites nothing.
+        kind; what an earlier call left is there, and neither `resume` nor `overwrite` says what to do with it. What is
+        `shared` by several processes has to be of a kind that can be gone on with, and replaces nothing.
     """
-    in_parts = share != WHOLE
-    if in_parts and not outputs.resumable:
+    if shared and not outputs.resumable:
         raise DataError(
-            "a TIFF is not written in parts", where=str(outputs.mask), remedy="write a .zarr or a folder with --part"
+            "a TIFF is not written by several processes", where=str(outputs.mask), remedy="write a .zarr or a folder"
         )
-    if in_parts and overwrite:
+    if shared and overwrite:
         raise DataError(
-            "each part would overwrite the others",
+            "several processes would replace what the others write",
             where="--overwrite",
-            remedy="remove OUT, or name another, with --part",
+            remedy="remove OUT yourself, or name another",
         )
     if resume and not outputs.resumable:
         raise DataError(
@@ -176,7 +179,7 @@ def require_free(outputs: Outputs, image: Path, *, overwrite: bool, resume: bool
                 where=str(path),
                 remedy="it is not replaced: name another, or remove it yourself",
             )
-    if outputs.resumable and outputs.part.exists() and not (resume or overwrite or in_parts):
+    if outputs.resumable and outputs.part.exists() and not (resume or overwrite):
         raise DataError(
             "an earlier call was broken off",
             where=str(outputs.part),

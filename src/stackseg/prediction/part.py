@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +76,33 @@ class Part:
 
     def finish(self) -> int:
         """Put the layers in their places, the mask last, if all planes are there; return how many shares lack some."""
-        shares = [Share(number, self._share.of) for number in range(1, self._share.of + 1)]
-        waiting = sum(len(self._noted(one)) < len(one.planes(self._planes)) for one in shares)
+        if self._share == WHOLE:
+            self._put_layers(_put)
+            return 0
+        try:
+            waiting = self._count_waiting()
+        except FileNotFoundError:  # another call has found all planes, and put them in their places
+            return 0
         if not waiting:
-            put = _put if self._share == WHOLE else put_once
-            for layer in reversed(self._outputs.layers):
-                # one that is not there is in its place, or was not to be had
-                if self.layer(layer).exists():
-                    put(self.layer(layer), self._outputs.path(layer))
-            shutil.rmtree(self.folder, ignore_errors=self._share != WHOLE)
+            self._put_layers(put_once)
         return waiting
+
+    def _put_layers(self, put: Callable[[Path, Path], None]) -> None:
+        for layer in reversed(self._outputs.layers):
+            # one that is not there is in its place, or was not to be had
+            if self.layer(layer).exists():
+                put(self.layer(layer), self._outputs.path(layer))
+        shutil.rmtree(self.folder, ignore_errors=self._share != WHOLE)
+
+    def _count_waiting(self) -> int:
+        shares = [Share(number, self._share.of) for number in range(1, self._share.of + 1)]
+        shares = [one for one in shares if one.planes(self._planes)]
+        there = set(os.listdir(self.folder))
+        begun = [one for one in shares if self._notes(one).name in there]
+        # of thousands, only the last few look into all notes
+        if len(begun) < len(shares):
+            return len(shares) - len(begun)
+        return sum(len(self._noted(one)) < len(one.planes(self._planes)) for one in shares)
 
     def drop_if_empty(self) -> None:
         """Remove what is there if no plane is: of a share its notes, of the whole the folder."""
