@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from prediction import SIDE, write_model
 
+from prediction import SIDE, write_model
 from stackseg.dataset.files.inputs import open_input
 from stackseg.environment import apply_quiet_environment
 from stackseg.model.bundle import load_bundle
