@@ -18,6 +18,7 @@ import pytest
 import requests
 import tifffile
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from served_projects import answering, request, tiff
 from stackseg.dataset.files.stack import open_stack
@@ -83,7 +84,7 @@ def test_the_other_routes_are_mlflows(url: str, path: str, text: str | None) -> 
 )  # fmt: skip
 def test_an_address_that_is_none(url: str, method: str, path: str, status: int) -> None:
     response = requests.request(method, f"{url}{path}", timeout=10, headers={"Host": "evil.example"})
-    assert "POST /invocations; GET /ping" in refusal(response, status)
+    assert "POST /invocations, /segment; GET /ping, /health, /version, /metrics" in refusal(response, status)
 
 
 def test_a_response_says_what_it_is_and_where_it_comes_from(url: str) -> None:
@@ -209,6 +210,40 @@ class TestPlainDoor:
         # the server may have said no and hung up while we are still sending
         with contextlib.suppress(requests.ConnectionError):
             refusal(send(url, bytes(4_000_000)), 413)
+
+
+def metrics(url: str) -> dict[str, float]:
+    """Return what Prometheus reads."""
+    response = requests.get(f"{url}/metrics", timeout=10)
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    families = text_string_to_metric_families(response.text)
+    return {
+        f"{one.name}{{{','.join(one.labels.values())}}}": one.value for family in families for one in family.samples
+    }
+
+
+def test_metrics_count_requests_and_images(model: Any) -> None:
+    with answering(model, Limits(3, 60)) as (url, _):
+        assert metrics(url)["stackseg_requests_queued{}"] == 0
+        refusal(post(url, b"no image"), 400)
+        refusal(send(url, b"", "text/html"), 415)
+        assert send(url, tiff(PLANE)).ok
+        assert post(url, tiff(np.stack([PLANE // 4, PLANE // 4]), metadata={"axes": "ZYX"})).ok
+        requests.get(f"{url}/ping", timeout=10)
+        found = metrics(url)
+    requests_by = {key: n for key, n in found.items() if key.startswith("stackseg_request_seconds_count")}
+    assert requests_by == {
+        "stackseg_request_seconds_count{/invocations,400}": 1,
+        "stackseg_request_seconds_count{/segment,415}": 1,
+        "stackseg_request_seconds_count{/segment,200}": 1,
+        "stackseg_request_seconds_count{/invocations,200}": 1,
+    }
+    version = f",{model.bundle.digest[:12]}"
+    assert found[f"stackseg_images_total{{{version}}}"] == 2
+    assert found[f"stackseg_pixels_total{{{version}}}"] == 3 * PLANE.size
+    assert found[f"stackseg_images_outside_total{{{version}}}"] == 1
+    assert found[f"stackseg_drift_total{{median,{version}}}"] == 1
+    assert found["stackseg_request_megabytes_count{}"] == 3
 
 
 def forged() -> bytes:

@@ -45,9 +45,9 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: requests and answers are MLflow's, with limits, plain refusals and --watch.
 
-    POST /invocations; GET /ping, /health, /version; POST /segment takes a file as it is, e.g. curl -H
-    "Content-Type: image/tiff" --data-binary @plane.tif http://127.0.0.1:5001/segment -o mask.tif. One request alone
-    uses all cores, several use one each.
+    POST /invocations; GET /ping, /health, /version, /metrics (Prometheus); POST /segment takes a file as it is, e.g.
+    curl -H "Content-Type: image/tiff" --data-binary @plane.tif http://127.0.0.1:5001/segment -o mask.tif. One request
+    alone uses all cores, several use one each.
     """
     with bound(host, port) as listener:
         if watch and (model.isdecimal() or model.startswith("models:/") or Path(model).is_dir()):

@@ -17,6 +17,7 @@ import torch
 from mlflow.version import VERSION
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,6 +27,7 @@ from stackseg.errors import StacksegError
 from stackseg.model.bundle import load_bundle
 from stackseg.model.code_digest import code_digest
 from stackseg.model.segment import segment
+from stackseg.serving.metrics import CountedRequests, Metrics
 from stackseg.serving.plain import parse_plain, plain_answer
 from stackseg.serving.pyfunc import SegmentationModel, registered_as
 from stackseg.serving.request import Limits, RequestParams, check_content_type, parse_body
@@ -36,7 +38,8 @@ T = TypeVar("T")
 RETRY_SECONDS = 5
 JSON = "application/json"
 ROUTES = (
-    "nothing answers to this path and method: there are POST /invocations; GET /ping, /health, /version; POST /segment"
+    "nothing answers to this path and method: there are POST /invocations, /segment; GET /ping, /health, /version, "
+    "/metrics"
 )
 OVER_TIME = "the request took longer than the server allows: send a smaller image, or start it with a larger --timeout"
 
@@ -120,6 +123,7 @@ class ScoringApp:
         self.model = model
         self._cores = cores
         self._limits = limits
+        self._metrics = Metrics(lambda: cores.num_submitted)
 
     def asgi(self) -> Starlette:
         """Return the application for a server."""
@@ -130,7 +134,9 @@ class ScoringApp:
                 Route("/ping", _ping),
                 Route("/health", _ping),
                 Route("/version", _version),
+                Route("/metrics", self._read_metrics),
             ],
+            middleware=[Middleware(CountedRequests, metrics=self._metrics, routes=("/invocations", "/segment"))],
             exception_handlers=dict.fromkeys((HTTPException, StacksegError, ClientDisconnect, Exception), _refuse),
         )
         app.router.redirect_slashes = False  # to whatever host the request names
@@ -155,6 +161,9 @@ class ScoringApp:
 
         return await self._answer(request, lambda body: ([bytes(body)], params), reply)
 
+    async def _read_metrics(self, request: Request) -> Response:
+        return self._metrics.response()
+
     async def _answer(
         self,
         request: Request,
@@ -164,6 +173,7 @@ class ScoringApp:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 body = await self._read(request)
+                self._metrics.note_body(len(body))
                 images, params = await asyncio.to_thread(parse, body)
                 del body
                 self._require_room()
@@ -203,7 +213,9 @@ class ScoringApp:
                 raise _EndedError
 
         def work() -> Response:
-            return reply(model.respond(images, params, check))
+            answers = model.respond(images, params, check)
+            self._metrics.note_answers(answers)
+            return reply(answers)
 
         done = asyncio.wrap_future(self._cores.submit(work))
         left = asyncio.ensure_future(request.receive())  # after the body, nothing else is to come
