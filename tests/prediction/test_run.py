@@ -28,7 +28,7 @@ from stackseg.model.bundle import Bundle, load_bundle
 from stackseg.model.segment import SegmentedPlane, segment
 from stackseg.model.uncertainty import entropy
 from stackseg.prediction.outputs import WHOLE, Share, plan_outputs
-from stackseg.prediction.part import Part
+from stackseg.prediction.part import Part, put_layers
 from stackseg.prediction.run import Options, Prediction, predict
 from stackseg.prediction.writers import tiff
 from stackseg.prediction.writers import zarr as zarr_writer
@@ -75,6 +75,7 @@ def run(source: Planes, bundle: Bundle, tmp_path: Path) -> Callable[..., Predict
         beside: bool = False,
         source: Any = source,
         share: Share = WHOLE,
+        put: bool = True,
         **options: Any,
     ) -> Prediction:
         outputs = plan_outputs(f"{tmp_path}/{out}", probabilities=beside, uncertainty=beside)
@@ -83,6 +84,7 @@ def run(source: Planes, bundle: Bundle, tmp_path: Path) -> Callable[..., Predict
             "model": "models:/rock/3",
             "resume": resume,
             "share": share,
+            "put": put,
         }
         return predict(source, bundle, outputs, Options(**options), **given)
 
@@ -407,6 +409,15 @@ class TestShares:
         whole = run("whole.zarr", beside=True)
         for here, there_ in zip(done.written, whole.written, strict=True):
             assert tree(here) == tree(there_)
+
+    def test_one_that_is_done_again_changes_nothing(self, run: Callable[..., Prediction], tmp_path: Path) -> None:
+        whole = run("whole.zarr")
+        for number in (1, 2, 1, 2):
+            assert run("m.zarr", share=Share(number, 2), resume=True, put=False).num_planes == 2
+        assert not (tmp_path / "m.zarr").exists()
+        put_layers(plan_outputs(f"{tmp_path}/m.zarr", probabilities=False, uncertainty=False))
+        assert tree(tmp_path / "m.zarr") == tree(whole.written[0])
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["m.zarr", "whole.zarr"]
 
     def test_one_that_failed_at_its_first_plane_may_begin_again(
         self, run: Callable[..., Prediction], monkeypatch: pytest.MonkeyPatch

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed.comm.addressing import get_address_host_port
 from distributed.worker import Worker
 
 from stackseg.dataset.files.inputs import open_input
@@ -22,6 +24,7 @@ from stackseg.model.bundle import Bundle, load_bundle
 from stackseg.model.devices import pick_device
 from stackseg.params.inference import Runtime
 from stackseg.prediction.outputs import Outputs, Share
+from stackseg.prediction.part import put_layers
 from stackseg.prediction.run import Options, Prediction, Progress, predict
 
 PLANES_A_TASK = 4
@@ -136,26 +139,30 @@ def predict_on_cluster(address: str, bundle: Path, call: Call, planes: range, pr
             ) from None
         finally:
             client.cancel(tasks)
-    # of two that ended at once, both may have seen all planes
-    whole = min(done, key=lambda one: one.num_waiting)
-    return replace(
-        whole,
+    put_layers(call.outputs)
+    return Prediction(
         num_planes=len(planes),
         num_resumed=sum(one.num_resumed for one in done),
         pixels=tuple(np.sum([one.pixels for one in done], 0).tolist()),
         num_objects=sum(one.num_objects for one in done),
+        written=tuple(path for path in map(call.outputs.path, call.outputs.layers) if path.exists()),
+        large=(),
     )
 
 
 @contextmanager
 def _connected(address: str) -> Iterator[Client]:
     try:
+        # a Client that finds nobody cannot be closed without noise
+        socket.create_connection(get_address_host_port(address), timeout=10).close()
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError):
         raise MachineError(
-            "no scheduler answers", expected="a Dask scheduler such as tcp://node1:8786", where=address,
+            "no scheduler answers",
+            expected="a Dask scheduler such as tcp://node1:8786",
+            where=address,
             remedy="`dask scheduler` starts one, `dask worker ADDRESS` a worker",
-        ) from None  # fmt: skip
+        ) from None
     with client:
         if not client.nthreads():
             raise MachineError(
@@ -180,4 +187,6 @@ def _segment_share(share: Share) -> Prediction:
             # what a worker left when it died is gone on with
             resume=True,
             share=share,
+            # a task whose worker dies after it may be done again, when all others are long finished
+            put=False,
         )

@@ -75,24 +75,17 @@ class Part:
         self.done.append(noted)
 
     def finish(self) -> int:
-        """Put the layers in their places, the mask last, if all planes are there; return how many shares lack some."""
+        """Put the layers in their places if all planes are there; return how many shares lack some."""
         if self._share == WHOLE:
-            self._put_layers(_put)
+            put_layers(self._outputs, _put)
             return 0
         try:
             waiting = self._count_waiting()
+            if not waiting:
+                put_layers(self._outputs, put_once)
         except FileNotFoundError:  # another call has found all planes, and put them in their places
             return 0
-        if not waiting:
-            self._put_layers(put_once)
         return waiting
-
-    def _put_layers(self, put: Callable[[Path, Path], None]) -> None:
-        for layer in reversed(self._outputs.layers):
-            # one that is not there is in its place, or was not to be had
-            if self.layer(layer).exists():
-                put(self.layer(layer), self._outputs.path(layer))
-        shutil.rmtree(self.folder, ignore_errors=self._share != WHOLE)
 
     def _count_waiting(self) -> int:
         shares = [Share(number, self._share.of) for number in range(1, self._share.of + 1)]
@@ -143,6 +136,15 @@ class Part:
                 where=str(self.folder),
                 remedy="repeat the same command to go on, or begin anew with --overwrite",
             )
+
+
+def put_layers(outputs: Outputs, put: Callable[[Path, Path], None] = os.rename) -> None:
+    """Put what has grown in its places, the mask last."""
+    for layer in reversed(outputs.layers):
+        # one that is not there is in its place, or was not to be had
+        if (outputs.part / layer).exists():
+            put(outputs.part / layer, outputs.path(layer))
+    shutil.rmtree(outputs.part)
 
 
 def _put(folder: Path, place: Path) -> None:

@@ -104,6 +104,7 @@ def predict(
     model: str,
     resume: bool = False,
     share: Share = WHOLE,
+    put: bool = True,
     progress: Progress = lambda done, total, pixels: None,
 ) -> Prediction:
     """Segment a stack and write the layers, in memory for a few planes.
@@ -122,8 +123,9 @@ def predict(
     resume
         Go on with what an earlier call left.
     share
-        Those of the planes that this call segments, where several fill one .zarr or folder. The last to end puts it in
-        its place.
+        Those of the planes that this call segments, where several fill one .zarr or folder.
+    put
+        Whether the last of them to end puts it in its place; else the caller does.
 
     Raises
     ------
@@ -173,7 +175,7 @@ def predict(
                     progress(len(done), len(planes), num_pixels)
                 for feed in feeds:
                     feed.finish()
-            if part:
+            if part and put:
                 num_waiting = part.finish()
         except BaseException:
             for feed in feeds:
