@@ -208,9 +208,11 @@ def _gain(best: ScoredRun, original: ScoredRun, recipe: Recipe, project: Path, p
 def _counts(one: ScoredRun, catalog: Catalog, project: Path, params: Params) -> list[PlaneCounts]:
     with bundle_at(f"models:/{params.project.model_name}/{one.version}", f"version {one.version}") as folder:
         bundle = load_bundle(folder)
-        # the sums are of the test part that it was trained without
-        if catalog.digest() != one.evaluation.catalog_digest:
-            raise SystemExit(f"{project}: version {one.version} was scored on another split")
+        # the sums are of planes that it was trained without
+        if {(plane.specimen, plane.plane) for plane in one.evaluation.planes} != {
+            (ref.specimen, ref.z) for ref, _ in catalog.planes("test")
+        }:
+            raise SystemExit(f"{project}: version {one.version} was scored on other planes")
         return count_planes(bundle, catalog, project / "data", params.evaluate)
 
 
